@@ -8,7 +8,7 @@ TYPES  := build/types/understudy
 PACKAGES := xds proxy statesync telemetry deploy
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which would compile all modules anew
 
-.PHONY: help setup demo test lint format unit quick chaos bench-xds bench-sessions bench-members bench-redis bench-requests bench-failover bench-telemetry bench-tcp bench-drills images-try etcd-stubs clean
+.PHONY: help setup demo test lint format unit quick chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-telemetry bench-tcp bench-drills images-try etcd-stubs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -51,6 +51,9 @@ bench-xds: $(STAMP)  ## how quick and how large the xDS server is; writes bench/
 
 bench-sessions: $(STAMP)  ## how quick the session path is, beside raw etcd and Redis; writes bench/results/sessions.json (about 6 min)
 	$(BIN)/python -m bench.sessions
+
+bench-plane: $(STAMP)  ## what a control server for 1, 50 and 200 pools costs; writes bench/results/plane.json (8 min)
+	$(BIN)/python -m bench.plane
 
 bench-members: $(STAMP)  ## what a sidecar costs in a pool of 4 and of 16 members; writes bench/results/members.json (5 min)
 	$(BIN)/python -m bench.members

@@ -14,6 +14,7 @@ from unittest.mock import MagicMock
 
 import pytest
 from aiohttp import StreamReader, web
+from prometheus_client import CollectorRegistry
 
 from tests.deploy.kubernetes.injection.harness import PLAIN
 from tests.harness.secrets import write_secret
@@ -75,8 +76,7 @@ def peer_side(_: Path, *, certificates: bool = True) -> web.Application:
 
 
 def admin(_: Path) -> web.Application:
-    parts = {name: MagicMock() for name in ("controller", "leadership", "cache", "store", "fronts")}
-    return Admin(name="c", pool="p", now_ns=lambda: 0, exposition=lambda _: (b"", "text/plain"), **parts).app()
+    return Admin(name="c", pools=MagicMock(), store=MagicMock(), registry=CollectorRegistry()).app()
 
 
 def otlp(_: Path) -> web.Application:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from understudy.deploy.common.options import (
     PRIVATE_FILE,
@@ -50,10 +51,18 @@ def own_checks(_: click.Context, parameter: click.Parameter, value: str) -> "tup
         "understudy control --name control-1 --pool cart",
         "understudy control --name control-2 --pool cart --grpc 0.0.0.0:18000 --advertise-grpc 10.0.0.7:18000 \\",
         "    --tls-cert control-2.pem --tls-key control-2.key --tls-ca ca.pem",
+        "understudy control --name control-1 --all-pools --etcd 10.0.0.2:2379",
     )
 )
-@click.option("--name", required=True, help="Name of this control server, unique in the pool.")
-@pool_option(required=True)
+@click.option("--name", required=True, help="Name of this control server, unique in each of its pools.")
+@click.option(
+    "--pool",
+    "pools",
+    envvar="UNDERSTUDY_POOL",
+    multiple=True,
+    help="Name of a pool; repeatable. Required without --all-pools.",
+)
+@click.option("--all-pools", is_flag=True, help="Serve every pool in etcd, also those that are applied later.")
 @shown_option("--grpc", default="127.0.0.1:18000", callback=address, help="Address for xDS, heartbeats and OTLP.")
 @shown_option("--http", default="127.0.0.1:18001", callback=address, help="Address of the admin interface.")
 @click.option("--advertise-grpc", default="", help="Address that other processes use for --grpc. Default: --grpc.")
@@ -70,11 +79,12 @@ def own_checks(_: click.Context, parameter: click.Parameter, value: str) -> "tup
 )
 @tls_options
 @etcd_options
-@click.pass_obj
+@click.pass_context
 def control(
-    log_level: str,
+    context: click.Context,
     name: str,
-    pool: str,
+    pools: tuple[str, ...],
+    all_pools: bool,
     grpc: str,
     http: str,
     advertise_grpc: str,
@@ -86,17 +96,21 @@ def control(
     tls: TlsOptions | None,
     etcd: EtcdOptions,
 ) -> None:
-    """Run a control server. It writes the slot table and configures Envoys over xDS.
+    """Run a control server. It writes slot tables and configures Envoys over xDS.
 
-    Several control servers may run for one pool. One of them is the leader; all of them serve Envoys.
+    It serves one pool, several, or all that etcd has. Several control servers may run for one pool. One of them is the
+    leader of the pool; all of them serve its Envoys.
     """
-    from understudy.xds.control.server import ControlSettings, run_control
+    from understudy.xds.control.server import run_control
+    from understudy.xds.control.settings import ControlSettings
 
-    require_name("--pool", pool)
+    pools = _pools(context, pools, all_pools=all_pools)
+    for pool in pools:
+        require_name("--pool", pool)
     require_name("--name", name)
-    start_logging(log_level)
+    start_logging(context.obj)
     settings = ControlSettings(
-        pool=pool,
+        pools=pools,
         name=name,
         etcd=etcd.settings(None),
         grpc=grpc,
@@ -111,6 +125,16 @@ def control(
         open_http=open_http,
     )
     raise SystemExit(asyncio.run(run_control(settings)))
+
+
+def _pools(context: click.Context, pools: tuple[str, ...], *, all_pools: bool) -> tuple[str, ...]:
+    """The pools to serve; none for all. Without ``--all-pools`` there must be one; with it a variable is ignored."""
+    given = context.get_parameter_source("pools") is ParameterSource.COMMANDLINE
+    if all_pools and given:
+        raise click.UsageError("give --pool or --all-pools, not both")
+    if not (all_pools or pools):
+        raise click.UsageError("name the pool with --pool, or give --all-pools")
+    return () if all_pools else tuple(dict.fromkeys(pools))
 
 
 @click.command(

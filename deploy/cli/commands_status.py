@@ -138,7 +138,9 @@ async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOp
         endpoints = await client.status()
     controls = {name: at.record.http for name, at in state.controls.items()}
     envoys, fronts, statuses = await asyncio.gather(
-        read_envoys(controls), read_fronts(controls), ask_controls(controls.values(), STATUS_PATH)
+        read_envoys(controls, place.pool),
+        read_fronts(controls, place.pool),
+        ask_controls(controls.values(), STATUS_PATH, place.pool),
     )
     return status_view(
         state,
@@ -178,7 +180,7 @@ async def _last_known(
     found, faults = await read_last_known(known, place.pool)
     controls = {name: at.record.http for name, at in found.state.controls.items()} if found else {}
     asked = {*known, *controls.values()} if found else ()
-    heard = heard_by(await ask_controls(asked, STATUS_PATH))
+    heard = heard_by(await ask_controls(asked, STATUS_PATH, place.pool))
     places = layout.members if layout else ()
     addresses = {one.name: one.peer for one in places}
     if found:
@@ -188,7 +190,7 @@ async def _last_known(
         if not serving:
             raise _unknown(fault, known, faults)
         found = of_members_alone(place.pool, places, heard, serving)
-    envoys, fronts = await asyncio.gather(read_envoys(controls), read_fronts(controls))
+    envoys, fronts = await asyncio.gather(read_envoys(controls, place.pool), read_fronts(controls, place.pool))
     return status_view(
         found.state,
         revision=found.revision,

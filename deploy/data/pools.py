@@ -1,5 +1,7 @@
 """Lists the pools in an etcd, and deletes one with all its keys."""
 
+import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +13,15 @@ from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.pools import did_you_mean, pool_names
+from understudy.statesync.pool.records import ControlServer
 from understudy.statesync.pool.spec import SpecError
 from understudy.statesync.pool.spec_reader import decode_known_spec
 
 BATCH = 500
 """Number of keys to delete in one request: small enough for etcd and for its watchers."""
+LEAVING_TIMEOUT = 10.0
+"""Seconds in which control servers leave a pool without a spec; one that was killed is gone after 5 s."""
+LEAVING_POLL = 0.2
 
 
 async def similar_pool(etcd: EtcdSettings, pool: str) -> str:
@@ -28,8 +34,9 @@ async def similar_pool(etcd: EtcdSettings, pool: str) -> str:
 class PoolContent:
     """The number of keys that a pool has in etcd.
 
-    ``made``: it has a spec. ``slots`` is None if the spec is missing or cannot be read. ``sessions`` also counts
-    deleted and expired sessions that are still in etcd. ``keys`` counts all keys.
+    ``made``: it has a spec. ``controls`` must be stopped before the pool is deleted. ``leaving`` are the control
+    servers that serve every pool; they leave by themselves. ``slots`` is None if the spec is missing or cannot be read.
+    ``sessions`` also counts deleted and expired sessions that are still in etcd. ``keys`` counts all keys.
     """
 
     pool: str
@@ -37,6 +44,7 @@ class PoolContent:
     slots: int | None
     members: tuple[str, ...]
     controls: tuple[str, ...]
+    leaving: tuple[str, ...]
     owners: int
     sessions: int
     keys: int
@@ -54,16 +62,26 @@ async def read_content(client: EtcdClient, pool: str) -> PoolContent:
         return tuple(kv.key.removeprefix(prefix) for kv in page.kvs)
 
     spec = await client.get(keys.spec)
+    controls = (await client.range(prefix_range(keys.controls), limit=BATCH)).kvs
+    every = {kv.key.removeprefix(keys.controls): _serves_every_pool(kv.value) for kv in controls}
     return PoolContent(
         pool,
         spec is not None,
         _slots(spec.value) if spec else None,
         await names(keys.members),
-        await names(keys.controls),
+        tuple(name for name, serves in every.items() if not serves),
+        tuple(name for name, serves in every.items() if serves),
         await count(prefix_range(keys.owners)),
         await count(prefix_range(keys.sessions)),
         await count(keys.everything),
     )
+
+
+def _serves_every_pool(record: bytes) -> bool:
+    try:
+        return ControlServer.decode(record).every_pool
+    except ValueError:
+        return False
 
 
 def _slots(spec: bytes) -> int | None:
@@ -87,7 +105,7 @@ def pools_view(contents: Sequence[PoolContent], etcd: EtcdSettings) -> dict[str,
                 "pool": content.pool,
                 "made": content.made,
                 "members": len(content.members),
-                "controls": len(content.controls),
+                "controls": len(content.controls) + len(content.leaving),
                 "slots": content.slots,
                 "sessions": content.sessions,
             }
@@ -121,11 +139,15 @@ async def require_content(client: EtcdClient, pool: str, etcd: EtcdSettings, *, 
 async def delete_pool(client: EtcdClient, pool: str) -> int:
     """Delete every key of a pool, its spec first; returns the number of keys.
 
-    Without a spec no sidecar answers a session call, so no application sees a part of a pool. After an interruption,
-    it can be called again.
+    Without a spec no sidecar answers a session call, so no application sees a part of a pool. Control servers that
+    serve every pool leave it when its spec is gone. They have :data:`LEAVING_TIMEOUT` for that, so that they do not
+    write into a pool that is deleted. After an interruption, it can be called again.
     """
     keys = PoolKeys(pool)
     deleted = await client.delete(keys.spec)
+    give_up = time.monotonic() + LEAVING_TIMEOUT
+    while (await read_content(client, pool)).leaving and time.monotonic() < give_up:  # noqa: ASYNC110 - etcd's keys
+        await asyncio.sleep(LEAVING_POLL)
     rest = keys.everything
     while True:
         page = await client.range(rest, limit=BATCH, keys_only=True)

@@ -287,7 +287,7 @@ class Drill:
         leader = state.controls.get(state.leader.record) if state.leader else None
         if leader is not None:
             try:
-                status = await ask_control(leader.record.http, "/v1/status")
+                status = await ask_control(leader.record.http, "/v1/status", state.keys.pool)
                 holds = [f"{hold['why']} (for {hold['seconds']:g} s)" for hold in status["brakes"]]
             except AdminError as error:
                 holds = [f"the leading control server does not answer: {error}"]

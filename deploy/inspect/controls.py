@@ -22,8 +22,12 @@ class AdminError(Exception):
         self.detail = detail
 
 
-async def ask_control(address: str, path: str) -> Any:  # noqa: ANN401 - JSON
-    """GET ``path`` from a control server's admin interface; raises :class:`AdminError`."""
+async def ask_control(address: str, path: str, pool: str = "") -> Any:  # noqa: ANN401 - JSON
+    """GET ``path`` from a control server's admin interface; raises :class:`AdminError`.
+
+    Give the ``pool`` that the path is about: the server may serve several.
+    """
+    path = f"{path}?pool={pool}" if pool else path
     try:
         async with asyncio.timeout(HTTP_TIMEOUT):
             status, content = await asyncio.to_thread(_get, address, path)
@@ -43,12 +47,15 @@ def _get(address: str, path: str) -> tuple[int, bytes]:
         return answer.status, answer.read()
 
 
-async def ask_controls(addresses: Iterable[str], path: str) -> list[Any]:
-    """GET ``path`` from several control servers at once. Returns for each its JSON, or an error text."""
+async def ask_controls(addresses: Iterable[str], path: str, pool: str = "") -> list[Any]:
+    """GET ``path`` from several control servers at once. Returns for each its JSON, or an error text.
+
+    See :func:`ask_control`.
+    """
 
     async def ask(address: str) -> Any:  # noqa: ANN401 - JSON
         try:
-            return await ask_control(address, path)
+            return await ask_control(address, path, pool)
         except AdminError as fault:
             return str(fault)
 

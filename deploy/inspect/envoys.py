@@ -25,9 +25,9 @@ _TYPES = {
 }
 
 
-async def read_envoys(controls: Mapping[str, str]) -> View:
+async def read_envoys(controls: Mapping[str, str], pool: str) -> View:
     """Ask all control servers (name -> HTTP address). Those that do not answer are under ``silent``."""
-    answers = await ask_controls(controls.values(), "/v1/xds")
+    answers = await ask_controls(controls.values(), "/v1/xds", pool)
     return envoys_view(dict(zip(controls, answers, strict=True)))
 
 

@@ -22,9 +22,9 @@ TIMEOUTS_LEAST = 3
 _COUNTS = ("timeouts", "connect_failures", "elsewhere")
 
 
-async def read_fronts(controls: Mapping[str, str]) -> list[View]:
+async def read_fronts(controls: Mapping[str, str], pool: str) -> list[View]:
     """Ask all control servers (name -> HTTP address). Those that do not answer are left out."""
-    return fronts_view(await ask_controls(controls.values(), "/v1/fronts"))
+    return fronts_view(await ask_controls(controls.values(), "/v1/fronts", pool))
 
 
 def fronts_view(answers: Iterable[Any]) -> list[View]:

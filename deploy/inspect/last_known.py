@@ -41,7 +41,7 @@ async def read_last_known(addresses: Sequence[str], pool: str) -> tuple[LastKnow
     """The newest records that a control server has, and the errors of the others."""
     faults: list[str] = []
     found: list[LastKnown] = []
-    for address, answer in zip(addresses, await ask_controls(addresses, "/v1/records"), strict=True):
+    for address, answer in zip(addresses, await ask_controls(addresses, "/v1/records", pool), strict=True):
         try:
             found.append(_last_known_of(answer, pool))
         except ValueError as error:

@@ -45,6 +45,7 @@ from understudy.statesync.etcd.model import (
     txn_request,
     txn_result,
 )
+from understudy.statesync.etcd.shared_watch import SharedWatch
 from understudy.statesync.etcd.transport import EtcdEndpoint, Transport
 from understudy.statesync.etcd.watch import Watch
 from understudy.statesync.tls.pem_files import PemFiles
@@ -81,7 +82,7 @@ class EtcdClient:
 
     ``endpoints`` are ``host:port`` (a scheme in front is ignored; ``tls`` decides). ``timeout`` is the
     deadline in seconds of every call that names none. With ``username`` calls carry a token, renewed when
-    etcd forgets it.
+    etcd forgets it. With ``share_watches`` all watches share one stream.
 
     All methods raise :class:`Unavailable` when the call surely had no effect. Those that write raise
     :class:`OutcomeUnknown` when it may have had one.
@@ -95,8 +96,10 @@ class EtcdClient:
         tls: PemFiles | None = None,
         username: str | None = None,
         password: str | None = None,
+        share_watches: bool = False,
     ) -> None:
         self._transport = Transport(endpoints, timeout=timeout, tls=tls, username=username, password=password)
+        self._shared = SharedWatch(self._transport) if share_watches else None
 
     async def __aenter__(self) -> Self:
         return self
@@ -199,6 +202,8 @@ class EtcdClient:
         denies the watch. Use ``contextlib.aclosing`` around a loop that may end early.
         """
         several = [ranges] if isinstance(ranges, KeyRange) else list(ranges)
+        if self._shared is not None:
+            return self._shared.watch(several, start_revision)
         return Watch(self._transport, several, start_revision).batches()
 
     def lease(self, ttl: int) -> Lease:

@@ -41,6 +41,11 @@ class Lease:
         self._transport = transport
         self._sent = 0.0
         self._keeper: asyncio.Task[None] | None = None
+        self._abandoned = False
+
+    def abandon(self) -> None:
+        """Do not revoke it on exit: its keys stay until it expires, and may be put on another lease before that."""
+        self._abandoned = True
 
     async def __aenter__(self) -> Self:
         # The id is ours, so a grant whose answer was lost can be asked for again.
@@ -63,6 +68,8 @@ class Lease:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         self.lost.set()
+        if self._abandoned:
+            return
         try:
             await self._transport.call("lease revoke", rpc.LeaseRevokeRequest(ID=self.id), repeatable=True)
         except EtcdError as failure:

@@ -50,9 +50,11 @@ class Put(msgspec.Struct, frozen=True, gc=False):
 
 
 class Get(msgspec.Struct, frozen=True, gc=False):
-    """Operation: read a key, or all keys of a range."""
+    """Operation: read a key, or the keys of a range, in order: all, or ``limit`` of them; with or without values."""
 
     key: str | KeyRange
+    limit: int = 0
+    keys_only: bool = False
 
 
 class Delete(msgspec.Struct, frozen=True, gc=False):
@@ -178,7 +180,8 @@ def _operation_message(operation: Operation) -> Message:
         return rpc.RequestOp(request_put=put_request(operation))
     key, end = bounds(operation.key)
     if isinstance(operation, Get):
-        return rpc.RequestOp(request_range=rpc.RangeRequest(key=key, range_end=end))
+        wanted = rpc.RangeRequest(key=key, range_end=end, limit=operation.limit, keys_only=operation.keys_only)
+        return rpc.RequestOp(request_range=wanted)
     return rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=key, range_end=end))
 
 

@@ -20,8 +20,17 @@ class EtcdSettings(msgspec.Struct, frozen=True):
     username: str | None = None
     password: str | None = None
 
-    def client(self) -> "EtcdClient":
-        """A new client; close it. Raises ``ValueError`` or ``OSError`` if the settings cannot be used."""
+    def client(self, *, share_watches: bool = False) -> "EtcdClient":
+        """A new client; close it. With ``share_watches`` its watches share one stream.
+
+        Raises ``ValueError`` or ``OSError`` if the settings cannot be used.
+        """
         from understudy.statesync.etcd.client import EtcdClient  # brings gRPC along, which settings do not need
 
-        return EtcdClient(self.endpoints, tls=self.tls, username=self.username, password=self.password)
+        return EtcdClient(
+            self.endpoints,
+            tls=self.tls,
+            username=self.username,
+            password=self.password,
+            share_watches=share_watches,
+        )

@@ -59,41 +59,55 @@ class Cursor:
         return tuple(whole)
 
 
-class _StreamEndedError(Exception):
+class StreamEnded(Exception):
     """The stream cannot be used any more; resume on another."""
 
 
-class _Stream:
-    """One gRPC watch stream with one watch per cursor; watch ids are their positions, counted from 1."""
+class WatchStream:
+    """One gRPC watch stream with one watch per cursor."""
 
     def __init__(self, endpoint: EtcdEndpoint, call: Message) -> None:
         self.endpoint = endpoint
         self._call = call
         self._waiting_since: float | None = None
         self._asked = True
+        self._writing = asyncio.Lock()
         self._pacemaker = asyncio.create_task(self._keep_pace())
 
     async def open(self, cursors: Sequence[Cursor]) -> None:
-        """Create the watches."""
+        """Create the watches; their ids are their positions, counted from 1."""
         self._waiting_since = time.monotonic()
         for watch_id, cursor in enumerate(cursors, 1):
-            cursor.restart()
-            key, end = bounds(cursor.where)
-            # Fragments: what etcd has to send after a pause would otherwise be one message of any size.
-            create = rpc.WatchCreateRequest(
-                key=key, range_end=end, start_revision=cursor.next_revision, watch_id=watch_id, fragment=True
-            )
-            await self._carefully(self._call.write(rpc.WatchRequest(create_request=create)))
+            await self.create(watch_id, cursor)
         self._asked = False
 
+    async def create(self, watch_id: int, cursor: Cursor) -> None:
+        """Create one watch, which goes on where its cursor is."""
+        cursor.restart()
+        key, end = bounds(cursor.where)
+        # Fragments: what etcd has to send after a pause would otherwise be one message of any size.
+        create = rpc.WatchCreateRequest(
+            key=key, range_end=end, start_revision=cursor.next_revision, watch_id=watch_id, fragment=True
+        )
+        await self._carefully(self._write(rpc.WatchRequest(create_request=create)))
+
+    async def cancel(self, watch_id: int) -> None:
+        """End one watch."""
+        request = rpc.WatchRequest(cancel_request=rpc.WatchCancelRequest(watch_id=watch_id))
+        await self._carefully(self._write(request))
+
+    async def _write(self, request: Message) -> None:
+        async with self._writing:
+            await self._call.write(request)
+
     async def read(self) -> Message:
-        """The next response; raises :class:`_StreamEndedError` when there will be none."""
+        """The next response; raises :class:`StreamEnded` when there will be none."""
         self._waiting_since = time.monotonic()
         response = await self._carefully(self._call.read())
         self._waiting_since = None
         self._asked = False
         if not isinstance(response, rpc.WatchResponse):
-            raise _StreamEndedError("etcd ended the stream")
+            raise StreamEnded("etcd ended the stream")
         return response
 
     async def close(self) -> None:
@@ -110,9 +124,9 @@ class _Stream:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            raise _StreamEndedError("the stream was given up") from None
+            raise StreamEnded("the stream was given up") from None
         except asyncio.InvalidStateError:  # what gRPC raises for a write to a call that has ended already
-            raise _StreamEndedError("the stream had ended") from None
+            raise StreamEnded("the stream had ended") from None
 
     async def _keep_pace(self) -> None:
         """Ask for progress when nothing has arrived for a while; end the stream if that is not answered either.
@@ -130,15 +144,20 @@ class _Stream:
             if quiet >= QUIET_FOR and not self._asked:
                 self._asked = True
                 with contextlib.suppress(asyncio.InvalidStateError):  # it has ended meanwhile, and the reader is told
-                    await self._call.write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
+                    await self._write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
+
+
+def require_revision(start_revision: int) -> None:
+    """Raise ``ValueError`` unless a watch may start there."""
+    if start_revision < 1:
+        raise ValueError("a watch starts right after a revision that was read, so at 1 or later")
 
 
 class Watch:
     """Runs the streams for the cursors; iterate :meth:`batches` once."""
 
     def __init__(self, transport: Transport, ranges: Sequence[KeyRange], start_revision: int) -> None:
-        if start_revision < 1:
-            raise ValueError("a watch starts right after a revision that was read, so at 1 or later")
+        require_revision(start_revision)
         self._transport = transport
         self._cursors = [Cursor(where, start_revision) for where in ranges]
         self._backoff = Backoff(RETRY_FIRST, RETRY_LONGEST)
@@ -159,7 +178,7 @@ class Watch:
                         self._backoff.reset()
                         self._denied = False
                         yield batch
-            except _StreamEndedError as error:
+            except StreamEnded as error:
                 self._transport.suspect(stream.endpoint)
                 await self._pause(f"{stream.endpoint.address}: {error}")
             except grpc.aio.AioRpcError as error:
@@ -168,7 +187,7 @@ class Watch:
             finally:
                 await stream.close()
 
-    async def _connect(self) -> _Stream:
+    async def _connect(self) -> WatchStream:
         while True:
             deadline = time.monotonic() + self._transport.timeout
             try:
@@ -179,12 +198,12 @@ class Watch:
             except EtcdError as error:
                 await self._pause(error.detail)
             else:
-                return _Stream(endpoint, endpoint.watch(metadata=metadata))
+                return WatchStream(endpoint, endpoint.watch(metadata=metadata))
 
     async def _pause(self, reason: str) -> None:
         if self._transport.closed:
             raise Unavailable("watch", "", "the client is closed")
-        logger.debug("watch resumes at %s: %s", [cursor.next_revision for cursor in self._cursors], reason)
+        logger.debug("watch is opened again: %s", reason)
         await self._transport.pause(self._backoff.next())
 
     async def _batch(self, response: Message, endpoint: EtcdEndpoint) -> WatchBatch | None:
@@ -192,7 +211,7 @@ class Watch:
         if response.canceled:
             await self._cancelled(response, endpoint)
         if response.created:
-            await self._check_history(response, endpoint)
+            await self._check_history(response, endpoint, self._cursors)
             return None
         if not response.events:
             return WatchBatch(response.header.revision, ())
@@ -200,17 +219,17 @@ class Watch:
         events = cursor.feed([event_of(event) for event in response.events], fragment=response.fragment)
         return WatchBatch(events[-1].kv.mod_revision, events) if events else None
 
-    async def _check_history(self, response: Message, endpoint: EtcdEndpoint) -> None:
+    async def _check_history(self, response: Message, endpoint: EtcdEndpoint, cursors: Sequence[Cursor]) -> None:
         """Raise :class:`Compacted` if etcd, and not only this member, is behind what was seen: etcd was replaced."""
-        seen = max(cursor.next_revision for cursor in self._cursors) - 1
+        seen = max(cursor.next_revision for cursor in cursors) - 1
         if response.header.revision >= seen:
             return
         try:
             # A key that whoever may watch may read, too: roles can be confined to a prefix.
-            request = rpc.RangeRequest(key=bounds(self._cursors[0].where)[0], count_only=True)
+            request = rpc.RangeRequest(key=bounds(cursors[0].where)[0], count_only=True)
             now = (await self._transport.call("range", request, repeatable=True)).header.revision
         except EtcdError as error:
-            raise _StreamEndedError(error.detail) from None
+            raise StreamEnded(error.detail) from None
         if now < seen:
             raise Compacted("watch", endpoint.address, 0)
 
@@ -224,4 +243,4 @@ class Watch:
             if self._denied or not await self._transport.renew_token():
                 raise Rejected("watch", endpoint.address, reason)
             self._denied = True
-        raise _StreamEndedError(f"cancelled: {reason}")
+        raise StreamEnded(f"cancelled: {reason}")

@@ -6,9 +6,9 @@ and logs that it waits; often the name is misspelt.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from understudy.statesync.etcd.client import EtcdClient, EtcdError
+from understudy.statesync.etcd.client import EtcdClient, EtcdError, Get, Kv
 from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.pool.keys import ROOT, PoolKeys
 
@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 POOLS_MOST = 1000
 """Pools of an etcd that are listed."""
+_READS = 100
+"""Reads in one transaction; etcd takes 128."""
 _SHORT = 5
 POLL_INTERVAL = 2.0
 """Seconds between two checks whether the pool of a process exists."""
@@ -40,6 +42,38 @@ async def pool_names(client: EtcdClient) -> list[str]:
         after = PoolKeys(name).everything.end if slash else f"{page.kvs[0].key}\0"
         rest = KeyRange(after, rest.end)
     return sorted(names)
+
+
+async def pools_with_spec_beside(client: EtcdClient, known: Collection[str]) -> set[str]:
+    """The names of the pools that have a spec, found quickly if most of them are among ``known``.
+
+    Reads no values, and at most :data:`_READS` keys in one transaction: a few transactions for hundreds of pools, and
+    another one for each pool that is not known yet. Raises as :func:`pool_names`.
+    """
+    names = set(known or await pool_names(client))
+    while True:
+        ordered = sorted(names, key=lambda name: PoolKeys(name).prefix)
+        starts = [ROOT, *(PoolKeys(name).everything.end for name in ordered)]
+        ends = [*(PoolKeys(name).prefix for name in ordered), prefix_range(ROOT).end]
+        gaps = [Get(KeyRange(start, end), 1, keys_only=True) for start, end in zip(starts, ends, strict=True)]
+        between = {kv.key.removeprefix(ROOT).partition("/")[0] for kv in await _read(client, gaps) if _of_pool(kv.key)}
+        if not between:
+            break
+        names |= between
+    specs = [Get(PoolKeys(name).spec, 1, keys_only=True) for name in sorted(names)]
+    return {kv.key.removeprefix(ROOT).partition("/")[0] for kv in await _read(client, specs)}
+
+
+def _of_pool(key: str) -> bool:
+    return "/" in key.removeprefix(ROOT)
+
+
+async def _read(client: EtcdClient, reads: Sequence[Get]) -> list[Kv]:
+    found: list[Kv] = []
+    for first in range(0, len(reads), _READS):
+        result = await client.txn([], reads[first : first + _READS])
+        found += [kv for answer in result.answers for kv in answer]
+    return found
 
 
 async def pools_with_spec(client: EtcdClient) -> list[str]:

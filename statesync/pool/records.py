@@ -340,12 +340,16 @@ def _lost_in(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class ControlServer(Record):
-    """Where a control server listens; lives on its lease. ``grpc`` and ``http`` are ``host:port``."""
+    """Where a control server listens; lives on its lease. ``grpc`` and ``http`` are ``host:port``.
+
+    ``every_pool``: it serves every pool that etcd has, and leaves one whose spec is deleted.
+    """
 
     name: str
     grpc: str
     http: str
     version: str = ""
+    every_pool: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,11 @@ class ServiceFailed(Exception):
 class Services:
     """The running services of a process: ``failed`` is set when one of them has failed, and ``failure`` says which."""
 
-    def __init__(self, stop: asyncio.Event) -> None:
+    def __init__(self, stop: asyncio.Event, whole: str) -> None:
         self.failed = asyncio.Event()
         self.failure: ServiceFailed | None = None
         self._stop = stop
+        self._whole = whole
 
     async def until_stop_or_failure(self) -> None:
         """Wait until the process is to stop, or a service has failed."""
@@ -32,22 +33,23 @@ class Services:
 
     def fail(self, failure: ServiceFailed) -> None:
         """A service has failed; the first of several is kept."""
-        logger.critical("%s; this process cannot go on", failure, exc_info=failure.__cause__)
+        logger.critical("%s; %s cannot go on", failure, self._whole, exc_info=failure.__cause__)
         self.failure = self.failure or failure
         self.failed.set()
 
 
 @contextlib.asynccontextmanager
 async def running_services(
-    services: Mapping[str, Coroutine[Any, Any, None]], stop: asyncio.Event
+    services: Mapping[str, Coroutine[Any, Any, None]], stop: asyncio.Event, whole: str = "this process"
 ) -> AsyncIterator[Services]:
     """Run services beside the block, and end them after it one by one, the last of them first.
 
     Args:
         services: what has to run, by name. None of them may end by itself before ``stop`` is set.
         stop: is set when the process is to stop.
+        whole: what cannot go on when one of them fails, for the log.
     """
-    running, ending = Services(stop), asyncio.Event()
+    running, ending = Services(stop, whole), asyncio.Event()
     error: Exception | None = None
 
     async def run(name: str, service: Coroutine[Any, Any, None]) -> None:
@@ -59,7 +61,7 @@ async def running_services(
             else:
                 running.fail(ServiceFailed(name, fault))
         else:
-            if not stop.is_set():
+            if not (stop.is_set() or running.failed.is_set()):
                 running.fail(ServiceFailed(name, None))
 
     async with asyncio.TaskGroup() as group:

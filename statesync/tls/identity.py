@@ -21,10 +21,14 @@ _KINDS = frozenset({MEMBER, CONTROL, OPERATOR})
 
 
 class Trust(msgspec.Struct, frozen=True):
-    """The SPIFFE ids that count: those of one pool, in one trust domain."""
+    """The SPIFFE ids that count: those of one pool, in one trust domain.
+
+    ``spiffe_only``: plain names count for nothing, since they do not say of which pool they are.
+    """
 
     pool: str
     domain: str = DOMAIN
+    spiffe_only: bool = False
 
     @property
     def prefix(self) -> str:
@@ -34,7 +38,7 @@ class Trust(msgspec.Struct, frozen=True):
     def speaks_for(self, names: Iterable[str], kind: str, name: str) -> bool:
         """Whether a certificate with these subject alternative names is that of ``name``, which is a ``kind``."""
         wanted = f"{self.prefix}{kind}/{name}"
-        return any(one == wanted if _is_uri(one) else one == name for one in names)
+        return any(one == wanted if _is_uri(one) else one == name and not self.spiffe_only for one in names)
 
     def kinds_of(self, names: Iterable[str], *, members: Container[str], controls: Container[str]) -> frozenset[str]:
         """The kinds for which a certificate speaks: member, control server, operator; empty if it is not of this pool.

@@ -71,6 +71,7 @@ class FrontCount(msgspec.Struct, frozen=True):
 
     ``keyless`` of ``requests`` had no session key. ``unreached``: of which members how many health checks failed on the
     network. ``durations``: how many answers took at most so many ms, and longer than the next smaller number.
+    ``pool`` is the one that the Envoy says it serves.
     """
 
     node: str
@@ -78,6 +79,7 @@ class FrontCount(msgspec.Struct, frozen=True):
     keyless: int
     unreached: Mapping[str, int]
     durations: Mapping[float, int] = msgspec.field(default_factory=dict)
+    pool: str = ""
 
 
 class PeriodBatch(msgspec.Struct, frozen=True):
@@ -130,7 +132,7 @@ def _periods(groups: Iterable[ResourceMetrics]) -> PeriodBatch:
             kept.append(replace(_period(node, points), pool=pool))
         if points or unreached or durations:
             requests, keyless = _count(points, COUNT_REQUESTS), _count(points, COUNT_KEYLESS)
-            fronts.append(FrontCount(node, requests, keyless, unreached, durations))
+            fronts.append(FrontCount(node, requests, keyless, unreached, durations, pool))
     return PeriodBatch(tuple(kept), refused, reason, tuple(fronts))
 
 

@@ -10,8 +10,8 @@ the server, and the rate limit is per sender.
 import asyncio
 import enum
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
 
 import msgspec
 from google.protobuf.message import Message
@@ -25,8 +25,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from understudy.telemetry.otlp.counts import PeriodBatch, read_otlp_metrics, read_otlp_metrics_json
-from understudy.telemetry.otlp.logs import LogBatch, read_otlp_logs, read_otlp_logs_json
+from understudy.telemetry.otlp.counts import FrontCount, PeriodBatch, read_otlp_metrics, read_otlp_metrics_json
+from understudy.telemetry.otlp.logs import LogBatch, StoredLog, read_otlp_logs, read_otlp_logs_json
 from understudy.telemetry.otlp.otlp_json import read_otlp_json
 from understudy.telemetry.otlp.spans import OtlpBatch, read_otlp
 from understudy.telemetry.receiver.front_tally import FrontTally
@@ -64,6 +64,16 @@ class Bounds(msgspec.Struct, frozen=True):
     burst: float = 20_000.0
 
 
+class FrontReports(Protocol):
+    """Takes what front Envoys tell of themselves: a ``FrontTally``, or one for each pool."""
+
+    def counted(self, fronts: Iterable[FrontCount]) -> None:
+        """Envoys told their counts."""
+
+    def reported(self, records: Iterable[StoredLog]) -> None:
+        """Envoys reported requests that failed or were repeated."""
+
+
 class OtlpService:
     """Takes OTLP requests for a store."""
 
@@ -72,11 +82,11 @@ class OtlpService:
         store: SpanStore,
         now: Callable[[], float],
         bounds: Bounds | None = None,
-        fronts: FrontTally | None = None,
+        fronts: FrontReports | None = None,
     ) -> None:
         """``now`` returns monotonic time in seconds; ``fronts`` counts what front Envoys report."""
         self.bounds = bounds or Bounds()
-        self._fronts = fronts or FrontTally(now)
+        self._fronts: FrontReports = fronts or FrontTally(now)
         self._store = store
         self._now = now
         self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()

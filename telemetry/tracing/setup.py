@@ -97,6 +97,7 @@ class Telemetry:
 
     def __init__(self, resource: Resource, destinations: Destinations, clock: Clock, *, enabled: bool) -> None:
         """``enabled`` False means that ``OTEL_SDK_DISABLED`` is set: nothing is recorded."""
+        self._resource = resource
         self._destinations = destinations
         self._clock = clock
         self._ids = PlannedIds()
@@ -113,6 +114,14 @@ class Telemetry:
             )
             provider.add_span_processor(destinations)
             self._tracer = provider.get_tracer(SCOPE, service_version())
+
+    def with_attributes(self, attributes: Mapping[str, str]) -> "Telemetry":
+        """The same destinations and clock for a part of this process: its spans have these resource attributes too.
+
+        The part has its own ``on_span``. Only the whole is shut down.
+        """
+        resource = self._resource.merge(Resource(attributes))
+        return Telemetry(resource, self._destinations, self._clock, enabled=self.enabled)
 
     @property
     def enabled(self) -> bool:

@@ -1,6 +1,7 @@
 """The control server's HTTP interface for people and tools: what it knows, as JSON. It changes nothing.
 
 It has a port of its own, apart from xDS. ``/healthz`` says that the process runs, ``/readyz`` that it can serve Envoys.
+In a process with several pools a request about one of them names it: ``?pool=NAME``. Traces are those of all pools.
 Errors are ``application/problem+json`` (RFC 9457). The functions below that build the answers say what the values mean.
 """
 
@@ -12,23 +13,24 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
 from understudy.statesync.heartbeat.adaptive_timeout import LOAD_WINDOW
 from understudy.statesync.parsing.strict_json import whole_number
 from understudy.statesync.pool.records import MemberState
 from understudy.statesync.pool.state import PoolState
-from understudy.telemetry.receiver.front_tally import FrontTally
+from understudy.telemetry.metrics.phase_metrics import expose
 from understudy.telemetry.store.schema import StoreError
 from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing.ids import is_trace_id
-from understudy.xds.control.controller import Controller
-from understudy.xds.control.election import Leadership
 from understudy.xds.control.front_view import fronts_view
 from understudy.xds.control.last_read import heartbeats_view, records_text
+from understudy.xds.control.pool_service import PoolService
+from understudy.xds.control.served_pools import Pools
 from understudy.xds.membership.cluster_state import ClusterState, orders_for_envoy
 from understudy.xds.membership.failure_detector import FailureDetector
 from understudy.xds.membership.member_health import MemberHealth
-from understudy.xds.server.cache import ResourceCache
+from understudy.xds.server.ads_router import NotServed
 
 MOST_LISTED = 1000
 LOAD_SHOWN_MS = 20
@@ -44,24 +46,15 @@ class Admin:
         self,
         *,
         name: str,
-        pool: str,
-        controller: Controller,
-        leadership: Leadership,
-        cache: ResourceCache,
+        pools: Pools,
         store: SpanStore,
-        now_ns: Callable[[], int],
-        exposition: Callable[[str], tuple[bytes, str]],
-        fronts: FrontTally,
+        registry: CollectorRegistry,
     ) -> None:
-        self._exposition = exposition
+        """``registry`` has the metrics of the process."""
         self._name = name
-        self._pool = pool
-        self._controller = controller
-        self._leadership = leadership
-        self._cache = cache
+        self._pools = pools
         self._store = store
-        self._now = now_ns
-        self._fronts = fronts
+        self._registry = registry
 
     def app(self) -> web.Application:
         """An aiohttp application with all routes."""
@@ -71,6 +64,8 @@ class Admin:
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
+                web.get("/v1/pools", self._listed),
+                web.get("/v1/targets", self._targets),
                 web.get("/v1/status", self._status),
                 web.get("/v1/xds", self._xds),
                 web.get("/v1/fronts", self._front_envoys),
@@ -88,33 +83,54 @@ class Admin:
     async def _healthz(self, _request: web.Request) -> web.Response:
         return _json({"status": "ok"})
 
-    async def _readyz(self, _request: web.Request) -> web.Response:
-        reason = self._unready()
+    async def _readyz(self, request: web.Request) -> web.Response:
+        reason = self._service(request).unready() if "pool" in request.query else self._pools.unready()
         if reason:
             return _problem(503, "not-ready", "not ready", reason)
         return _json({"status": "ready"})
 
-    def _unready(self) -> str:
-        """Why Envoys cannot be served yet; empty when they can."""
-        controller = self._controller
-        if not controller.informer.synced.is_set():
-            return f"etcd has not been read yet: {controller.informer.trouble or 'no answer so far'}"
-        if controller.state_builder.spec is None:
-            return controller.state_builder.spec_fault
-        if controller.publisher.publications:
-            return ""
-        return controller.publisher.fault or "the first configuration is being made"
+    def _service(self, request: web.Request) -> PoolService:
+        """The pool that a request is about: ``?pool=NAME``, or the only one of this process."""
+        pool = request.query.get("pool", "")
+        try:
+            return self._pools.find(pool)
+        except NotServed as error:
+            if not pool:
+                raise _RefusedError(400, "no-pool", "no pool named", f"add ?pool=NAME: {error}") from None
+            status = 503 if error.later else 404
+            raise _RefusedError(status, "not-served", "pool not served", str(error)) from None
 
-    async def _status(self, _request: web.Request) -> web.Response:
-        controller, leadership = self._controller, self._leadership
+    async def _listed(self, _request: web.Request) -> web.Response:
+        """The pools of this process: whether each is ready for Envoys and led from here, and what is wrong with it."""
+        return _json({"control": self._name, "pools": self._pools.rows()})
+
+    async def _targets(self, request: web.Request) -> web.Response:
+        """What Prometheus scrapes here, for its HTTP service discovery: the process, and each pool of several."""
+        own = {"targets": [request.host], "labels": {"instance": self._name}}
+        return _json(
+            [
+                own,
+                *(
+                    {
+                        "targets": [request.host],
+                        "labels": {"instance": f"{self._name}/{row['pool']}", "__param_pool": row["pool"]},
+                    }
+                    for row in (self._pools.rows() if self._pools.several else ())
+                ),
+            ]
+        )
+
+    async def _status(self, request: web.Request) -> web.Response:
+        service = self._service(request)
+        controller, leadership, now = service.controller, service.leadership, service.now_ns()
         state_builder, informer = controller.state_builder, controller.informer
         cluster = state_builder.current()
         return _json(
             {
                 "control": self._name,
-                "pool": self._pool,
-                "ready": not self._unready(),
-                "reason": self._unready(),
+                "pool": service.pool,
+                "ready": not service.unready(),
+                "reason": service.unready(),
                 "leader": {
                     "name": state_builder.state.leader.record if state_builder.state.leader else None,
                     "is_me": leadership.is_leader,
@@ -136,7 +152,7 @@ class Admin:
                 "slots": _slots(cluster) if cluster else None,
                 "generation": cluster.table.generation if cluster and cluster.table else None,
                 "brakes": [
-                    {"why": hold.why, "seconds": round(max(hold.until - self._now(), 0) / 1e9, 1)}
+                    {"why": hold.why, "seconds": round(max(hold.until - now, 0) / 1e9, 1)}
                     for hold in (controller.leader.damping.holds() if leadership.is_leader else [])
                 ],
                 "xds": {
@@ -144,40 +160,44 @@ class Admin:
                     "fault": controller.publisher.fault,
                     "answer_ms": cluster.answer_ms if cluster else None,
                 },
-                "members": members_view(cluster, controller.detector, self._now()) if cluster else [],
+                "members": members_view(cluster, controller.detector, now) if cluster else [],
                 "missing": [
                     {"member": member, "cause": cause, "seconds": round(seconds)}
                     for member, (cause, seconds) in controller.missing.items()
                 ],
-                "heartbeats": heartbeats_view(controller.detector, self._now()),
+                "heartbeats": heartbeats_view(controller.detector, now),
                 "controls": {name: dataclasses.asdict(at.record) for name, at in state_builder.state.controls.items()},
             }
         )
 
-    async def _xds(self, _request: web.Request) -> web.Response:
-        return _json(self._cache.status())
+    async def _xds(self, request: web.Request) -> web.Response:
+        return _json(self._service(request).cache.status())
 
-    async def _front_envoys(self, _request: web.Request) -> web.Response:
-        return _json(fronts_view(self._controller.state_builder.current(), self._fronts, time.time()))
+    async def _front_envoys(self, request: web.Request) -> web.Response:
+        service = self._service(request)
+        return _json(fronts_view(service.controller.state_builder.current(), service.fronts, time.time()))
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        body, content_type = self._exposition(request.headers.get("Accept", ""))
+        """The metrics of this process; with ``?pool=NAME`` those of one of its pools."""
+        registry = self._service(request).registry if "pool" in request.query else self._registry
+        body, content_type = expose(registry, request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-    async def _table(self, _request: web.Request) -> web.Response:
-        cluster = self._controller.state_builder.current()
+    async def _table(self, request: web.Request) -> web.Response:
+        cluster = self._service(request).controller.state_builder.current()
         if cluster is None or cluster.table is None:
             return _problem(404, "no-table", "no slot table", "the pool has no slot table yet")
         return _json(table_view(cluster))
 
-    async def _records(self, _request: web.Request) -> web.Response:
+    async def _records(self, request: web.Request) -> web.Response:
         """The pool's records as this server last read them, and for how long etcd has been silent since."""
-        state_builder, informer = self._controller.state_builder, self._controller.informer
+        service = self._service(request)
+        state_builder, informer = service.controller.state_builder, service.controller.informer
         if not informer.synced.is_set():
-            return _problem(503, "not-ready", "not ready", self._unready())
+            return _problem(503, "not-ready", "not ready", service.unready())
         head = {
             "control": self._name,
-            "pool": self._pool,
+            "pool": service.pool,
             "revision": state_builder.revision,
             "silent_seconds": round(informer.silent_for, 1),
             "faults": dict(state_builder.state.faults),
@@ -185,8 +205,8 @@ class Admin:
         text = await asyncio.to_thread(records_text, head, state_builder.state.stored())
         return web.Response(text=text, content_type="application/json")
 
-    async def _failovers(self, _request: web.Request) -> web.Response:
-        return _json({"failovers": failovers_view(self._controller.state_builder.state)})
+    async def _failovers(self, request: web.Request) -> web.Response:
+        return _json({"failovers": failovers_view(self._service(request).controller.state_builder.state)})
 
     async def _traces(self, request: web.Request) -> web.Response:
         limit = whole_number(request.query.get("limit", "50"), MOST_LISTED)
@@ -335,6 +355,14 @@ def failovers_view(state: PoolState) -> list[dict[str, Any]]:
     ]
 
 
+class _RefusedError(Exception):
+    """A request that cannot be answered; ``problem`` is its answer."""
+
+    def __init__(self, status: int, kind: str, title: str, detail: str) -> None:
+        super().__init__(detail)
+        self.problem = (status, kind, title, detail)
+
+
 @web.middleware
 async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Make every error a problem document, without a stack trace."""
@@ -342,6 +370,8 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
         return await handler(request)
     except web.HTTPException as error:
         return _problem(error.status, "http", error.reason, f"{request.method} {request.path}")
+    except _RefusedError as error:
+        return _problem(*error.problem)
     except StoreError as error:
         return _problem(503, "trace-store", "the trace store cannot be read", str(error))
 

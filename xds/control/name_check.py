@@ -26,7 +26,7 @@ async def holder_of_name(client: EtcdClient, keys: PoolKeys, record: ControlServ
     try:
         async with (
             aiohttp.ClientSession(timeout=STATUS_TIMEOUT) as http,
-            http.get(f"http://{holder.http}/v1/status") as answer,
+            http.get(f"http://{holder.http}/v1/status?pool={keys.pool}") as answer,
         ):
             said = read_object(await answer.read())
     except (aiohttp.ClientError, TimeoutError, ValueError):

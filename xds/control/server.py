@@ -3,8 +3,9 @@
 One gRPC port carries xDS, heartbeats and the OTLP receiver. One HTTP port carries the admin interface. If the settings
 are wrong, a port is taken or etcd does not answer within 10 s, the server prints one line and exits with code 2. If
 etcd goes away later, the server goes on with what it knows, and only the slot table stays as it is. If one of its
-services fails, the server names it and exits with code 1. On SIGTERM or SIGINT it resigns first, so that a successor
-leads within milliseconds. Then it ends its streams, and then it stops.
+services fails, the server names it and exits with code 1; in a server for several pools a service of one pool fails
+alone (:mod:`understudy.xds.control.served_pools`). On SIGTERM or SIGINT it resigns first, so that a successor leads
+within milliseconds. Then it ends its streams, and then it stops.
 """
 
 import asyncio
@@ -13,40 +14,37 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import msgspec
+from prometheus_client import CollectorRegistry
 
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
-from understudy.statesync.etcd.settings import EtcdSettings
-from understudy.statesync.pool.access import START_TIMEOUT, EtcdMissing, await_etcd
+from understudy.statesync.pool.access import EtcdMissing, await_etcd
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.pools import PoolWatch
+from understudy.statesync.pool.pools import pools_with_spec_beside
 from understudy.statesync.pool.records import ControlServer
-from understudy.statesync.pool.spec import Timeouts
 from understudy.statesync.process.services import ServiceFailed, running_services, set_within
-from understudy.statesync.tls.identity import DOMAIN, Trust
-from understudy.statesync.tls.pem_files import PemFiles
+from understudy.statesync.tls.identity import Trust
 from understudy.statesync.tls.secret_files import TooOpen, fault_of
-from understudy.telemetry.metrics.phase_metrics import PhaseMetrics, expose
 from understudy.telemetry.metrics.span_metrics import SpanMetrics
-from understudy.telemetry.receiver.front_tally import FrontTally
 from understudy.telemetry.receiver.otlp_grpc import add_otlp_receiver
 from understudy.telemetry.receiver.otlp_http import OPENED, otlp_application
-from understudy.telemetry.receiver.otlp_service import OtlpService
+from understudy.telemetry.receiver.otlp_service import FrontReports, OtlpService
 from understudy.telemetry.store.schema import StoreError
 from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing.names import POOL, SERVICE_CONTROL
 from understudy.telemetry.tracing.setup import Telemetry, service_version, start_telemetry
 from understudy.xds.control.admin import Admin
-from understudy.xds.control.controller import Controller, Timing
-from understudy.xds.control.election import LEASE_SECONDS, Leadership
+from understudy.xds.control.front_reports import FrontReportsByPool
 from understudy.xds.control.gc_tuning import collect_when_idle
-from understudy.xds.control.identity import Clients
+from understudy.xds.control.leader_balance import keep_balanced
 from understudy.xds.control.name_check import holder_of_name
-from understudy.xds.control.pool_metrics import PoolMetrics
+from understudy.xds.control.pool_service import STOP_TIMEOUT, PoolService
 from understudy.xds.control.ports import (
     StartError,
     grpc_server,
@@ -57,61 +55,22 @@ from understudy.xds.control.ports import (
     require_private_http,
     serving_http,
 )
-from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
-from understudy.xds.server.ads import AdsServer, StreamSettings
-from understudy.xds.server.cache import AckEvent, ResourceCache
-from understudy.xds.server.metrics import XdsMetrics
-from understudy.xds.server.stream_config import StreamTimeouts
-from understudy.xds.tracing.failover_timing import Delivery
+from understudy.xds.control.process_lease import ProcessLease
+from understudy.xds.control.process_metrics import ProcessMetrics
+from understudy.xds.control.served_pools import OnePool, Pools, ServedPools
+from understudy.xds.control.settings import ControlSettings
+from understudy.xds.membership.heartbeat_router import HeartbeatRouter
+from understudy.xds.server.ads_router import AdsRouter
+from understudy.xds.server.stream_quota import QuotaLimits
 
-__all__ = ["ControlSettings", "StartError", "run_control", "serve_until"]
+__all__ = ["StartError", "run_control", "serve_until"]
 
 logger = logging.getLogger(__name__)
 
 FAILED = 1
 WRONG_USE = 2
-STOP_TIMEOUT = 2.0
-REMOVAL_LINGER = Timeouts.model_construct().request_seconds + 5.0
-"""Seconds that Envoy keeps a cluster after its last route is gone, so that earlier requests can be retried."""
-MAX_STREAM_AGE = 1800.0
-
-
-class ControlSettings(msgspec.Struct, frozen=True):
-    """How a control server is started.
-
-    Addresses are ``host:port``; port 0 takes a free one.
-
-    Attributes:
-        grpc: without ``tls``, and unless ``insecure``, it must be on loopback.
-        http: it asks for no certificate, so it must be on loopback unless ``open_http`` or ``insecure``.
-        otlp_http: takes OTLP over HTTP, under the rules of the gRPC port, which takes OTLP in any case; empty for none.
-        advertise_grpc: what members and Envoys connect to, if that is not the listening address.
-        advertise_http: what tools connect to, if that is not the listening address.
-        traces: the SQLite file of the trace store.
-        tls: makes the gRPC port ask for certificates.
-        trust_domain: that of the SPIFFE ids in these certificates.
-        max_stream_age: seconds (give or take a fifth) after which an xDS stream is ended, so that Envoys spread over
-            the replicas.
-        etcd_patience: how long, in seconds, etcd may be silent at the start.
-    """
-
-    pool: str
-    name: str
-    etcd: EtcdSettings = msgspec.field(default_factory=EtcdSettings)
-    grpc: str = "127.0.0.1:18000"
-    http: str = "127.0.0.1:18001"
-    otlp_http: str = ""
-    advertise_grpc: str = ""
-    advertise_http: str = ""
-    traces: str | Path = ":memory:"
-    tls: PemFiles | None = None
-    trust_domain: str = DOMAIN
-    insecure: bool = False
-    open_http: bool = False
-    max_stream_age: float = MAX_STREAM_AGE
-    lease: int = LEASE_SECONDS
-    etcd_patience: float = START_TIMEOUT
-    timing: Timing = msgspec.field(default_factory=Timing)
+ONE_OF_SEVERAL = QuotaLimits(address=2_500, total=5_000)
+"""Streams of one pool in a process with several: half of what the process takes, so that no pool uses it all up."""
 
 
 async def run_control(settings: ControlSettings) -> int:
@@ -146,121 +105,116 @@ async def serve_until(settings: ControlSettings, stop: asyncio.Event) -> None:
         client = await stack.enter_async_context(_etcd(settings, stop))
         if stop.is_set():
             return
-        telemetry = start_telemetry(
-            SERVICE_CONTROL, settings.name, attributes={POOL: settings.pool}, direct=store.exporter()
-        )
+        attributes = {POOL: settings.only} if settings.only else {}
+        telemetry = start_telemetry(SERVICE_CONTROL, settings.name, attributes=attributes, direct=store.exporter())
         stack.push_async_callback(telemetry.aclose)
         record = ControlServer(
             settings.name,
             settings.advertise_grpc or reachable(settings.grpc, grpc_port),
             settings.advertise_http or reachable(settings.http, listener.getsockname()[1]),
             service_version(),
+            every_pool=not settings.pools,
         )
-        await _require_own_name(client, PoolKeys(settings.pool), record)
-        await _serve(settings, stop, server, listener, store=store, client=client, telemetry=telemetry, record=record)
+        process = _Process(settings, server, listener, store, client, telemetry, record)
+        if settings.only:
+            await process.serve_one(stop)
+        else:
+            await process.serve_several(stop)
 
 
-async def _serve(
-    settings: ControlSettings,
-    stop: asyncio.Event,
-    server: grpc.aio.Server,
-    listener: socket.socket,
-    *,
-    store: SpanStore,
-    client: EtcdClient,
-    telemetry: Telemetry,
-    record: ControlServer,
-) -> None:
-    """Connect the parts, run them until ``stop``, and end them in an order that disturbs no client."""
-    keys = PoolKeys(settings.pool)
-    cache = ResourceCache(group_of)
-    listeners = ListenerGroups(cache, keys.pool)
-    cache.on_group = listeners.set_listener
-    leadership = Leadership(client, keys, record, ttl=settings.lease)
-    controller = Controller(
-        client,
-        keys,
-        leadership=leadership,
-        cache=cache,
-        telemetry=telemetry,
-        timing=settings.timing,
-        on_spec=listeners.apply_spec,
-    )
-    leadership.on_change = controller.leadership_changed
-    trust = Trust(settings.pool, settings.trust_domain)
-    clients = Clients(trust) if settings.tls else None
-    ads = AdsServer(
-        cache,
-        StreamSettings(timeouts=StreamTimeouts(removal_linger=REMOVAL_LINGER), max_age=settings.max_stream_age),
-        confirm_fresh=controller.confirm_fresh,
-        identify=clients.refuse_node if clients else None,
-    )
-    if settings.tls and clients:
-        controller.heartbeat.identify = clients.refuse_member
-        controller.heartbeat.tls = peer_tls(settings.tls, clients.trust)
-    fronts = FrontTally(asyncio.get_running_loop().time, controller.on_durations)
-    metrics = _metrics(settings.pool, ads, controller, telemetry, store, fronts)
-    admin = Admin(
-        name=settings.name,
-        pool=settings.pool,
-        controller=controller,
-        leadership=leadership,
-        cache=cache,
-        store=store,
-        now_ns=telemetry.now_ns,
-        exposition=lambda accept: expose(metrics.registry, accept),
-        fronts=fronts,
-    )
-    intake = OtlpService(store, asyncio.get_running_loop().time, fronts=fronts)
-    ads.register(server)
-    controller.heartbeat.register(server)
-    add_otlp_receiver(server, intake)
+class _Process(msgspec.Struct, frozen=True):
+    """What the pools of a process share, and how they are served over it."""
 
-    async def wind_down() -> None:
-        leadership.resign()
-        await set_within(leadership.ended, STOP_TIMEOUT)
-        controller.heartbeat.stop()
-        await ads.stop(STOP_TIMEOUT)
-        await server.stop(STOP_TIMEOUT)
+    settings: ControlSettings
+    server: grpc.aio.Server
+    listener: socket.socket
+    store: SpanStore
+    client: EtcdClient
+    telemetry: Telemetry
+    record: ControlServer
 
-    async with serving_http(admin.app(), listener), _otlp_http(settings, intake):
-        await server.start()
-        logger.info("control server %s serves pool %s: %s", settings.name, settings.pool, record)
+    async def serve_one(self, stop: asyncio.Event) -> None:
+        """Serve the one pool that this process is for. If a service of it fails, the process ends."""
+        await _require_own_name(self.client, PoolKeys(self.settings.only), self.record)
+        lease = ProcessLease(self.client, self.settings.lease)
+        service = PoolService(
+            self.settings.only, self.settings, self.client, lease=lease, record=self.record, telemetry=self.telemetry
+        )
+        service.ads.register(self.server)
+        service.heartbeat.register(self.server)
+        SpanMetrics(service.registry, lambda: self.telemetry.counts, lambda: self.store.dropped)
         services = {
-            "garbage collection": collect_when_idle(lambda: cache.counters.pushes),
-            **controller.services(),
-            "election": leadership.run(),
-            "pool watch": PoolWatch(client, settings.pool, controller.no_pool).run(),
+            "garbage collection": collect_when_idle(lambda: service.cache.counters.pushes),
+            **service.services(),
         }
-        async with running_services(services, stop) as running:
-            await running.until_stop_or_failure()
-            await wind_down()
-            if running.failure:
-                raise running.failure
+        await self._run(OnePool(service), services, service.fronts, service.registry, lease, stop)
 
+    async def serve_several(self, stop: asyncio.Event) -> None:
+        """Serve several pools. Each goes on, whatever happens to the others."""
+        settings, registry = self.settings, CollectorRegistry()
+        lease = ProcessLease(self.client, settings.lease)
+        pools = ServedPools(self._make(lease), self._check_name, settings.name)
+        streams, heartbeats = AdsRouter(pools.for_stream), HeartbeatRouter(pools.for_heartbeats)
+        streams.register(self.server)
+        heartbeats.register(self.server)
+        SpanMetrics(registry, lambda: self.telemetry.counts, lambda: self.store.dropped)
+        ProcessMetrics(registry, pools.rows, lambda: streams.quota.refused + heartbeats.quota.refused)
+        find = None if settings.pools else partial(pools_with_spec_beside, self.client)
+        services = {
+            "garbage collection": collect_when_idle(lambda: pools.pushes),
+            "balance of leaders": keep_balanced(settings.name, pools.leads, pools.hand_over, settings.settled),
+            "pools": pools.run(settings.pools, find),
+        }
+        await self._run(pools, services, FrontReportsByPool(pools.tally_of), registry, lease, stop)
 
-def _metrics(
-    pool: str, ads: AdsServer, controller: Controller, telemetry: Telemetry, store: SpanStore, fronts: FrontTally
-) -> XdsMetrics:
-    """All metrics of this process, in one registry, and the hooks that feed them."""
-    cache = ads.cache
-    metrics = XdsMetrics(cache, lambda: ads.streams, lambda: ads.quota.refused + controller.heartbeat.quota.refused)
-    telemetry.on_span = PhaseMetrics(metrics.registry, pool).recorded
-    PoolMetrics(metrics.registry, controller.state_builder.current, lambda: controller.missing, fronts)
-    SpanMetrics(metrics.registry, lambda: telemetry.counts, lambda: store.dropped)
-    cache.on_push = metrics.on_push
-    cache.on_ack = lambda event: _on_ack(metrics, controller, telemetry, event)
-    return metrics
+    def _make(self, lease: ProcessLease) -> Callable[[str, Callable[[str], float]], PoolService]:
+        def make(pool: str, standing_delay: Callable[[str], float]) -> PoolService:
+            return PoolService(
+                pool,
+                self.settings,
+                self.client,
+                lease=lease,
+                record=self.record,
+                telemetry=self.telemetry.with_attributes({POOL: pool}),
+                quota=ONE_OF_SEVERAL,
+                standing_delay=standing_delay,
+            )
 
+        return make
 
-def _on_ack(metrics: XdsMetrics, controller: Controller, telemetry: Telemetry, event: AckEvent) -> None:
-    """Count an Envoy's ACK or NACK. Pass an ACK on, with its monotonic times as those of the process's clock."""
-    metrics.on_ack(event)
-    if event.error is None:
-        at_ns = telemetry.clock.at_ns
-        controller.on_delivery(Delivery(event.node, at_ns(event.sent_at_ns / 1e9), at_ns(event.acked_at_ns / 1e9)))
-    else:
-        logger.warning("Envoy %s rejected %s: %s", event.node, event.type_url, event.error)
+    async def _check_name(self, pool: str) -> None:
+        await _require_own_name(self.client, PoolKeys(pool), self.record)
+
+    async def _run(
+        self,
+        pools: Pools,
+        services: Mapping[str, Coroutine[Any, Any, None]],
+        fronts: FrontReports,
+        registry: CollectorRegistry,
+        lease: ProcessLease,
+        stop: asyncio.Event,
+    ) -> None:
+        """Open the ports, run the services until ``stop``, and end them in an order that disturbs no client."""
+        settings = self.settings
+        intake = OtlpService(self.store, asyncio.get_running_loop().time, fronts=fronts)
+        add_otlp_receiver(self.server, intake)
+        admin = Admin(name=settings.name, pools=pools, store=self.store, registry=registry)
+
+        async def wind_down() -> None:
+            lease.end()
+            await set_within(lease.ended, STOP_TIMEOUT)
+            await asyncio.gather(*(service.end_streams() for service in pools.services))
+            await self.server.stop(STOP_TIMEOUT)
+
+        async with serving_http(admin.app(), self.listener), _otlp_http(settings, intake):
+            await self.server.start()
+            what = ", ".join(settings.pools) or "all pools"
+            logger.info("control server %s serves %s: %s", settings.name, what, self.record)
+            async with running_services({**services, "lease": lease.run()}, stop) as running:
+                await running.until_stop_or_failure()
+                await wind_down()
+                if running.failure:
+                    raise running.failure
 
 
 async def _require_own_name(client: EtcdClient, keys: PoolKeys, record: ControlServer) -> None:
@@ -283,8 +237,8 @@ async def _otlp_http(settings: ControlSettings, intake: OtlpService) -> AsyncIte
         yield
         return
     require_private("--otlp-http", settings.otlp_http, allowed=settings.tls is not None or settings.insecure)
-    trust = Trust(settings.pool, settings.trust_domain)
-    tls = peer_tls(settings.tls, trust).server() if settings.tls else None
+    # As a server it asks for any certificate of the authority; the name in it counts for nothing here.
+    tls = peer_tls(settings.tls, Trust(settings.only, settings.trust_domain)).server() if settings.tls else None
     with listening("--otlp-http", settings.otlp_http) as listener:
         async with serving_http(otlp_application(intake), listener, tls, opens=OPENED):
             yield
@@ -306,13 +260,13 @@ async def _store(path: str | Path) -> AsyncIterator[SpanStore]:
 async def _etcd(settings: ControlSettings, stop: asyncio.Event) -> AsyncIterator[EtcdClient]:
     """A client of an etcd that answered once. It may go away after that."""
     try:
-        client = settings.etcd.client()
+        client = settings.etcd.client(share_watches=not settings.only)
     except TooOpen as error:
         raise StartError(fault_of(error)) from None
     except (ValueError, OSError) as error:
         raise StartError(f"--etcd {','.join(settings.etcd.endpoints)}: {error}") from None
     async with client:
-        waiting = asyncio.create_task(await_etcd(client, settings.etcd, settings.pool, timeout=settings.etcd_patience))
+        waiting = asyncio.create_task(await_etcd(client, settings.etcd, settings.only, timeout=settings.etcd_patience))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([stopping, waiting], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -326,5 +280,5 @@ async def _etcd(settings: ControlSettings, stop: asyncio.Event) -> AsyncIterator
             raise StartError(str(error)) from None
         for status in await client.status():
             if status.at_risk:
-                logger.warning("pool %s: %s", settings.pool, status.at_risk)
+                logger.warning("%s", status.at_risk)
         yield client

@@ -14,12 +14,7 @@ from collections.abc import Mapping, Sequence
 from understudy.statesync.pool.spec import Mesh, PoolSpec
 from understudy.xds.envoy.resources import RETRY_BUFFER, ROUTES, build, terms_of
 from understudy.xds.envoy.routes import ordered_route_configuration
-from understudy.xds.envoy.routing_view import Endpoint, RoutingView
-
-
-def mesh_routes_name(pool: str) -> str:
-    """Name of the route configuration that the proxies of a mesh subscribe to."""
-    return f"{pool}/mesh/routes"
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView, mesh_routes_name
 
 
 def mesh_cluster(mesh: Mesh) -> str:

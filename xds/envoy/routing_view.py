@@ -9,6 +9,18 @@ from dataclasses import dataclass
 
 from understudy.statesync.pool.spec import PoolSpec
 
+_MESH_ROUTES = "/mesh/routes"
+
+
+def mesh_routes_name(pool: str) -> str:
+    """Name of the route configuration that the proxies of a mesh subscribe to."""
+    return f"{pool}{_MESH_ROUTES}"
+
+
+def pool_of_mesh_routes(name: str) -> str:
+    """The pool of which ``name`` is :func:`mesh_routes_name`; '' if it is none."""
+    return name.removesuffix(_MESH_ROUTES) if name.endswith(_MESH_ROUTES) else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:

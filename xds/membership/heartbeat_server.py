@@ -9,7 +9,7 @@ go on.
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import aiohttp
@@ -43,12 +43,34 @@ _STREAM_TIMEOUT = round(STREAM_SILENCE * SECOND)
 _ANSWER_INTERVAL = round(ANSWER_INTERVAL * SECOND)
 
 
+END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # not in the stubs
+BeatContext = grpc.aio.ServicerContext[bytes, bytes]
+ServeBeats = Callable[[BeatContext], Awaitable[None]]
+"""Serves one heartbeat stream to its end."""
+
+
 class OpenStream(msgspec.Struct):
     """A heartbeat stream: when its last beat arrived and was answered, in ns, and the timeout that ends it."""
 
     heard: int
     timeout: asyncio.Timeout
     answered: int = 0
+
+
+def add_heartbeats(server: grpc.aio.Server, serve: ServeBeats) -> None:
+    """Add the heartbeat service to a gRPC server that is not started yet."""
+
+    async def handle(_: AsyncIterator[bytes], context: BeatContext) -> None:
+        await serve(context)
+
+    handler = grpc.stream_stream_rpc_method_handler(handle)
+    name = METHOD.rsplit("/", 1)[1]
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {name: handler}),))
+
+
+async def greet(context: BeatContext) -> None:
+    """Tell the member that its stream is open, for which it waits, and that its beats will be answered."""
+    await context.send_initial_metadata(((ANSWERS, "1"),))
 
 
 class HeartbeatServer:
@@ -93,9 +115,7 @@ class HeartbeatServer:
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add the heartbeat service to a server that has not started yet."""
-        handler = grpc.stream_stream_rpc_method_handler(self._stream)
-        name = METHOD.rsplit("/", 1)[1]
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {name: handler}),))
+        add_heartbeats(server, self._stream)
 
     def update_records(self, members: Iterable[Member], owning: Iterable[MemberBoot]) -> None:
         """Tell the detector which members are registered and which own slots, as etcd has it now."""
@@ -122,37 +142,46 @@ class HeartbeatServer:
                 await asyncio.gather(*self._probes, return_exceptions=True)
 
     def stop(self) -> None:
-        """This server is about to end its streams itself. From now on a closed stream makes nobody a suspect."""
+        """This server is about to end its streams. From now on a closed stream makes nobody a suspect."""
         self._stopping = True
 
-    async def _stream(self, beats: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        async with self.quota.held(context):
-            # The member waits for this. It also tells the member that beats will be answered.
-            await context.send_initial_metadata(((ANSWERS, "1"),))
-            await self._serve(beats, context)
+    def end_streams(self) -> None:
+        """:meth:`stop`, and end the streams: this server no longer serves the pool, but its port stays open."""
+        self.stop()
+        for stream in self._open.values():
+            if not stream.timeout.expired():
+                stream.timeout.reschedule(asyncio.get_running_loop().time())
 
-    async def _serve(self, beats: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+    async def _stream(self, context: BeatContext) -> None:
+        async with self.quota.held(context):
+            await greet(context)
+            await self.serve(context)
+
+    async def serve(self, context: BeatContext, first: bytes | None = None) -> None:
+        """Serve one stream, which was greeted, to its end. ``first`` is its first beat, if that was read already."""
         stream = next(self._numbers)
         try:
             async with asyncio.timeout(None) as timeout:
                 self._open[stream] = OpenStream(self._now(), timeout)
-                await self._read_beats(stream, beats, context)
+                await self._read_beats(stream, context, first)
         except TimeoutError:
+            if self._stopping:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, f"pool {self._pool!r} is no longer served here")
             logger.info("heartbeat stream %d ended: no beat for %g s", stream, STREAM_SILENCE)
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no beat for {STREAM_SILENCE:g} s")
         finally:
             self._open.pop(stream, None)
 
-    async def _read_beats(
-        self, stream: int, beats: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
-    ) -> None:
+    async def _read_beats(self, stream: int, context: BeatContext, first: bytes | None) -> None:
         who: MemberBoot | None = None
         try:
-            async for raw in beats:
+            raw = await context.read() if first is None else first
+            while raw is not END:
                 beat = await self._decode(raw, who, context)
                 who = beat.member, beat.boot
                 self._take_in(stream, beat)
                 await self._answer(stream, beat, context)
+                raw = await context.read()
         finally:
             if who is not None and not self._stopping:
                 self._detector.on_stream_closed(stream, *who, self._now())
@@ -178,7 +207,7 @@ class HeartbeatServer:
         if self.claim_reports.on_beat(beat, now):
             self._on_claim()
 
-    async def _answer(self, stream: int, beat: Beat, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+    async def _answer(self, stream: int, beat: Beat, context: BeatContext) -> None:
         now = self._now()
         if beat.answers and now - self._open[stream].answered >= _ANSWER_INTERVAL:
             self._open[stream].answered = now
@@ -194,9 +223,7 @@ class HeartbeatServer:
                 stream.heard = now
                 stream.timeout.reschedule(asyncio.get_running_loop().time())
 
-    async def _decode(
-        self, raw: bytes, who: MemberBoot | None, context: grpc.aio.ServicerContext[bytes, bytes]
-    ) -> Beat:
+    async def _decode(self, raw: bytes, who: MemberBoot | None, context: BeatContext) -> Beat:
         """The beat; ends the stream if it is not a valid beat of this pool and of the member that the stream is for."""
         try:
             beat = Beat.decode(raw)
@@ -254,6 +281,6 @@ async def ask_peer(
     return (ProbeOutcome.SILENT if silent else ProbeOutcome.VOID), ""
 
 
-async def _refuse(context: grpc.aio.ServicerContext[bytes, bytes], code: grpc.StatusCode, text: str) -> NoReturn:
+async def _refuse(context: BeatContext, code: grpc.StatusCode, text: str) -> NoReturn:
     await context.abort(code, text)
     raise AssertionError("abort raises")

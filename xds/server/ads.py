@@ -7,7 +7,6 @@ client end its stream with a gRPC status.
 """
 
 import asyncio
-import functools
 import itertools
 import logging
 import random
@@ -27,15 +26,17 @@ from understudy.xds.server.freshness import Freshness, cancel
 from understudy.xds.server.stream import StreamState
 from understudy.xds.server.stream_config import EncodedResponse, RequestRefused, StreamLimits, StreamTimeouts, Variant
 from understudy.xds.server.stream_quota import HTTP2_LIMIT, QuotaLimits, StreamQuota
-from understudy.xds.server.wire import Malformed, Node
+from understudy.xds.server.wire import Malformed, Node, Request
 
 logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Identify = Callable[[Node, Mapping[str, Any]], str | None]
+Serve = Callable[[Variant, str, Context], Awaitable[None]]
+"""Serves one stream to its end, given its variant and the type of its service ('': the aggregated one)."""
 
-_READ = {Variant.SOTW: wire.read_request, Variant.DELTA: wire.read_delta_request}
-_END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # not in the stubs
+READ = {Variant.SOTW: wire.read_request, Variant.DELTA: wire.read_delta_request}
+END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # not in the stubs
 _MAX_REQUEST_BYTES = 16 * 1024 * 1024
 # gRPC refuses streams at random when more than 1,000 wait to be accepted. That happens when all Envoys of a replica
 # that died come at once. A waiting stream costs little, and 20,000 is far more than one process serves.
@@ -82,6 +83,26 @@ class StreamSettings:
     max_age: float = 0.0
 
 
+def add_discovery(server: grpc.aio.Server, serve: Serve) -> None:
+    """Add the discovery services, the aggregated one and those per type, to a gRPC server that is not started yet."""
+
+    def handler(variant: Variant, type_url: str = "") -> Any:  # noqa: ANN401  gRPC's handler type is private
+        async def handle(_: AsyncIterator[bytes], context: Context) -> None:
+            await serve(variant, type_url, context)
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+    methods = {
+        "StreamAggregatedResources": handler(Variant.SOTW),
+        "DeltaAggregatedResources": handler(Variant.DELTA),
+    }
+    handlers = [grpc.method_handlers_generic_handler(types.AGGREGATED_SERVICE, methods)]
+    for service, (type_url, sotw, delta) in types.TYPE_SERVICES.items():
+        methods = {sotw: handler(Variant.SOTW, type_url), delta: handler(Variant.DELTA, type_url)}
+        handlers.append(grpc.method_handlers_generic_handler(service, methods))
+    server.add_generic_rpc_handlers(tuple(handlers))
+
+
 class AdsServer:
     """Serves a :class:`ResourceCache` over xDS.
 
@@ -119,19 +140,8 @@ class AdsServer:
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add the discovery and client status services to a gRPC server that the caller starts and stops."""
-        methods = {
-            "StreamAggregatedResources": self._handler(Variant.SOTW),
-            "DeltaAggregatedResources": self._handler(Variant.DELTA),
-        }
-        handlers = [grpc.method_handlers_generic_handler(types.AGGREGATED_SERVICE, methods)]
-        for service, (type_url, sotw, delta) in types.TYPE_SERVICES.items():
-            methods = {
-                sotw: self._handler(Variant.SOTW, type_url),
-                delta: self._handler(Variant.DELTA, type_url),
-            }
-            handlers.append(grpc.method_handlers_generic_handler(service, methods))
-        server.add_generic_rpc_handlers(tuple(handlers))
-        add_client_status(server, self.cache, self.quota)
+        add_discovery(server, self.serve)
+        add_client_status(server, lambda _: self.cache, self.quota)
 
     async def start(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
         """Serve on ``address`` (``host:port``, port 0 picks one) and return the port.
@@ -169,10 +179,8 @@ class AdsServer:
         """Whether streams are being ended."""
         return self._stopping
 
-    def _handler(self, variant: Variant, type_url: str = "") -> Any:  # noqa: ANN401  gRPC's handler type is private
-        return grpc.stream_stream_rpc_method_handler(functools.partial(self._serve, variant, type_url))
-
-    async def _serve(self, variant: Variant, type_url: str, _: AsyncIterator[bytes], context: Context) -> None:
+    async def serve(self, variant: Variant, type_url: str, context: Context, first: Request | None = None) -> None:
+        """Serve one stream to its end. ``first`` is its first request, if that was read already."""
         if not self.cache.is_ready:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this server has not loaded its state yet")
         if self._stopping:
@@ -190,7 +198,7 @@ class AdsServer:
             self._streams[stream] = None
             self.cache.counters.streams += 1
             try:
-                await stream.run()
+                await stream.run(first)
             finally:
                 del self._streams[stream]
 
@@ -232,11 +240,11 @@ class _Stream:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def run(self) -> None:
-        """Serve until the client or the server ends the stream."""
+    async def run(self, first: Request | None) -> None:
+        """Serve until the client or the server ends the stream; ``first`` is a request that was read already."""
         # Only one coroutine and one future per idle stream: there may be thousands of them.
         loop = asyncio.get_running_loop()
-        reader = asyncio.create_task(self._read())
+        reader = asyncio.create_task(self._read(first))
         end = None
         if self._ends_at_ns != _NEVER:
             left = (self._ends_at_ns - time.monotonic_ns()) / 1e9 + 0.001  # never too early
@@ -273,11 +281,14 @@ class _Stream:
 
     # Reading
 
-    async def _read(self) -> None:
+    async def _read(self, first: Request | None) -> None:
         try:
+            if first is not None:
+                await self._take_in(first)
+                first = None  # an idle stream must not keep it
             # Read from the call itself: its iterator costs a generator per stream.
-            while (data := await self._context.read()) is not _END:
-                await self._take_in(data)
+            while (data := await self._context.read()) is not END:
+                await self._take_in(READ[self._stream_state.variant](data))
         except Malformed as fault:
             self._refusal = (grpc.StatusCode.INVALID_ARGUMENT, fault.detail)
         except RequestRefused as fault:
@@ -292,8 +303,7 @@ class _Stream:
             self._finished = True
             self.wake()
 
-    async def _take_in(self, data: bytes) -> None:
-        request = _READ[self._stream_state.variant](data)
+    async def _take_in(self, request: Request) -> None:
         client = self._client
         if client is None:
             client = await self._introduce(self._stream_state.introduce(request))

@@ -5,7 +5,7 @@ Other kinds of matchers are refused. Contents of resources are not included. Fie
 ``envoy.service.status.v3``.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from itertools import groupby
 
 import grpc
@@ -25,7 +25,7 @@ _MATCHER = "envoy.type.matcher.v3"
 _ADMIN = "envoy.admin.v3"
 
 _SCHEMA = Schema()
-_SCHEMA.declare(_CORE, {"Node": {"id": (1, "string")}})
+_SCHEMA.declare(_CORE, {"Node": {"id": (1, "string"), "cluster": (2, "string")}})
 _SCHEMA.declare(_ADMIN, {"UpdateFailureState": {"details": (3, "string"), "version_info": (4, "string")}})
 _SCHEMA.declare(
     _MATCHER,
@@ -37,7 +37,10 @@ _SCHEMA.declare(
 _SCHEMA.declare(
     _STATUS,
     {
-        "ClientStatusRequest": {"node_matchers": (1, f"repeated {_MATCHER}.NodeMatcher")},
+        "ClientStatusRequest": {
+            "node_matchers": (1, f"repeated {_MATCHER}.NodeMatcher"),
+            "node": (2, f"{_CORE}.Node"),
+        },
         "GenericXdsConfig": {
             "type_url": (1, "string"),
             "name": (2, "string"),
@@ -60,18 +63,20 @@ _Response = _SCHEMA.message(f"{_STATUS}.ClientStatusResponse")
 _CONFIG_STATUS = {ConfigStatus.SYNCED: 1, ConfigStatus.NOT_SENT: 2, ConfigStatus.STALE: 3, ConfigStatus.ERROR: 4}
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
+CacheOf = Callable[[str], ResourceCache]
+"""The cache for the cluster that the node of a request names ('': none); raises ``ValueError`` if there is none."""
 
 
-def add_client_status(server: grpc.aio.Server, cache: ResourceCache, quota: StreamQuota) -> None:
+def add_client_status(server: grpc.aio.Server, cache_of: CacheOf, quota: StreamQuota) -> None:
     """Add the service to a gRPC server that is not started yet. Its streams count in ``quota``."""
 
     async def fetch(request: bytes, context: Context) -> bytes:
-        return await _response_for(request, cache, context)
+        return await _response_for(request, cache_of, context)
 
     async def stream(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         async with quota.held(context):
             async for request in requests:
-                yield await _response_for(request, cache, context)
+                yield await _response_for(request, cache_of, context)
 
     handlers = {
         "FetchClientStatus": grpc.unary_unary_rpc_method_handler(fetch),
@@ -80,10 +85,11 @@ def add_client_status(server: grpc.aio.Server, cache: ResourceCache, quota: Stre
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
 
-async def _response_for(data: bytes, cache: ResourceCache, context: Context) -> bytes:
+async def _response_for(data: bytes, cache_of: CacheOf, context: Context) -> bytes:
     try:
-        matchers = _Request.FromString(data).node_matchers
-        wanted = [_matcher(one) for one in matchers]
+        request = _Request.FromString(data)
+        wanted = [_matcher(one) for one in request.node_matchers]
+        cache = cache_of(request.node.cluster)
     except (DecodeError, ValueError) as fault:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(fault))
     statuses = [one for one in cache.status() if not wanted or any(_matches(one.node, *how) for how in wanted)]

@@ -10,8 +10,8 @@ from typing import Any
 from understudy.deploy.kubernetes.base.names import GRPC_PORT
 from understudy.deploy.kubernetes.istio.plan import MeshPlan
 from understudy.proxy.front.bootstrap import XDS_CLUSTER, reconnect, xds_cluster
-from understudy.xds.envoy.mesh import mesh_routes_name
 from understudy.xds.envoy.routes import IDEMPOTENCY_KEY, ORDER_HEADER, REPEATABLE_METHODS, RETRY_HEADER, RETRY_SAFE
+from understudy.xds.envoy.routing_view import mesh_routes_name
 
 Fragment = dict[str, Any]
 

@@ -57,7 +57,7 @@ class SimulatedMember(Program):
         """Start the process."""
         self.boots += 1
         settings = {
-            "pool": POOL,
+            "pool": self.pool.spec.pool,
             "member": self.name,
             "boot": self.boot,
             "peer": int(self.record.peer.rpartition(":")[2]),
@@ -117,7 +117,7 @@ class Control(Program):
     def __init__(self, pool: "ControlPool", name: str) -> None:
         self.grpc, self.http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         self.settings: dict[str, Any] = {
-            "pool": POOL,
+            "pools": [pool.spec.pool],
             "name": name,
             "etcd": pool.etcd.endpoints,
             "grpc": self.grpc,

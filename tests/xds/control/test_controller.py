@@ -18,6 +18,7 @@ from understudy.telemetry.tracing.ids import takeover_seed, trace_seed
 from understudy.telemetry.tracing.setup import start_telemetry
 from understudy.xds.control.controller import Controller, Timing
 from understudy.xds.control.election import Leadership
+from understudy.xds.control.process_lease import ProcessLease
 from understudy.xds.membership.member_health import Death, MemberChange
 from understudy.xds.server import types
 from understudy.xds.server.cache import ResourceCache
@@ -545,7 +546,7 @@ async def test_a_deposed_leader_that_does_not_know_it_writes_nothing(pool):
         pool.keys.member("cart-1"), Member("cart-1", "one", "127.0.0.1:1", "127.0.0.1:2", "UP").encode()
     )
     term = (await pool.client.get(pool.keys.leader)).create_revision
-    leadership = Leadership(pool.client, pool.keys, ControlServer("control-1", "", ""))
+    leadership = Leadership(pool.client, pool.keys, ControlServer("control-1", "", ""), ProcessLease(pool.client))
     telemetry = start_telemetry("understudy-control", "control-1")
     controller = Controller(
         pool.client,
@@ -601,7 +602,7 @@ async def test_what_a_lost_member_held_up_does_not_make_hedges_wait_longer(dead:
     controller = Controller(
         client,
         keys,
-        leadership=Leadership(client, keys, ControlServer("control-1", "", "")),
+        leadership=Leadership(client, keys, ControlServer("control-1", "", ""), ProcessLease(client)),
         cache=ResourceCache(),
         telemetry=start_telemetry("understudy-control", "control-1"),
         timing=Timing(),

@@ -9,7 +9,8 @@ from tests.harness.waiting import until
 from understudy.statesync.etcd.client import EtcdClient, Put
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import ControlServer
-from understudy.xds.control.election import LEASE_SECONDS, Leadership
+from understudy.xds.control.election import Leadership
+from understudy.xds.control.process_lease import LEASE_SECONDS, ProcessLease
 
 KEYS = PoolKeys("cart")
 NEVER = 600
@@ -23,10 +24,21 @@ class Candidate:
 
     def __init__(self, etcd: EtcdServer, name: str, ttl: int) -> None:
         self.client = EtcdClient(etcd.endpoints)
-        self.leadership = Leadership(self.client, KEYS, ControlServer(name, f"{name}:1", f"{name}:2"), ttl=ttl)
+        self.lease = ProcessLease(self.client, ttl)
+        self.leadership = Leadership(self.client, KEYS, ControlServer(name, f"{name}:1", f"{name}:2"), self.lease)
         self.changes: list[bool] = []
         self.leadership.on_change = lambda: self.changes.append(self.leadership.is_leader)
-        self.task = asyncio.create_task(self.leadership.run())
+        self.task = asyncio.create_task(self.run())
+
+    async def run(self) -> None:
+        """What a process does: it ends its lease when its leadership has ended."""
+        holding = asyncio.create_task(self.lease.run())
+        try:
+            await self.leadership.run()
+            self.lease.end()
+            await holding
+        finally:
+            holding.cancel()
 
     async def resign(self) -> None:
         self.leadership.resign()

@@ -17,12 +17,13 @@ from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import ControlServer, MemberState
 from understudy.xds.control import name_check, server
 from understudy.xds.control.name_check import holder_of_name
-from understudy.xds.control.server import ControlSettings, StartError, run_control, serve_until
+from understudy.xds.control.server import StartError, run_control, serve_until
+from understudy.xds.control.settings import ControlSettings
 
 
 def settings(**changes) -> ControlSettings:
     usual = {
-        "pool": POOL,
+        "pools": (POOL,),
         "name": "control-1",
         "etcd": EtcdSettings((f"127.0.0.1:{free_port()}",)),
         "grpc": "127.0.0.1:0",
@@ -167,7 +168,7 @@ async def test_a_second_control_server_of_the_same_name_does_not_start(etcd, cli
     keys, holder = PoolKeys(pool_name), ControlServer("control-1", "127.0.0.1:1", f"127.0.0.1:{port}")
     await client.put(keys.control("control-1"), holder.encode())
     try:
-        told = await refused(settings(etcd=EtcdSettings((etcd.endpoint,)), pool=pool_name))
+        told = await refused(settings(etcd=EtcdSettings((etcd.endpoint,)), pools=(pool_name,)))
         assert "--name control-1: another control server" in told
         assert f"gRPC at 127.0.0.1:1, HTTP at 127.0.0.1:{port}" in told
 

@@ -8,10 +8,10 @@ from envoy_data_plane.envoy.config.route.v3 import Route, RouteConfiguration
 from understudy.statesync.http.headers import APPLICATION_HEADERS
 from understudy.statesync.pool.spec import Mesh, PoolSpec, Retries
 from understudy.statesync.pool.spec_reader import parse_spec
-from understudy.xds.envoy.mesh import build_all, clusters_from_elsewhere, mesh_routes, mesh_routes_name
+from understudy.xds.envoy.mesh import build_all, clusters_from_elsewhere, mesh_routes
 from understudy.xds.envoy.resources import ROUTES
 from understudy.xds.envoy.routes import ORDER_HEADER
-from understudy.xds.envoy.routing_view import Endpoint, RoutingView
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView, mesh_routes_name
 from understudy.xds.server.cache import InvalidResources, ResourceCache
 
 MESH = Mesh(host="cart-slots.cart.svc.cluster.local", port=7680)

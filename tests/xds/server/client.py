@@ -19,10 +19,10 @@ ADS = types.AGGREGATED_SERVICE
 class Stream:
     """One stream of a client, of either variant."""
 
-    def __init__(self, channel: grpc.aio.Channel, method: str, *, delta: bool, node: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, method: str, *, delta: bool, node: str, cluster: str = "") -> None:
         self.call = channel.stream_stream(f"/{method}")()
         self.delta = delta
-        self._node: dict[str, Any] | None = {"id": node}
+        self._node: dict[str, Any] | None = {"id": node, "cluster": cluster}
 
     async def ask(self, type_url: str, *names: str, **fields: Any) -> None:
         """Send a request; the first one carries the node."""

@@ -42,7 +42,7 @@ from understudy.deploy.kubernetes.istio.plan import MeshPlan
 from understudy.deploy.kubernetes.istio.tree import files
 from understudy.statesync.pool.spec import Mesh
 from understudy.statesync.tls.peer_tls import Identity
-from understudy.xds.envoy.mesh import mesh_routes_name
+from understudy.xds.envoy.routing_view import mesh_routes_name
 from understudy.xds.server import types
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ResourceCache

@@ -131,7 +131,7 @@ async def test_slots_are_switched_on_and_off_by_one_directory(tmp_path: Path) ->
         assert {await scene.served_by() for _ in range(60)} == {"cart-1", "cart-2", "cart-3"}
 
         async def synced() -> bool:
-            envoys = await read_envoys({place.name: place.http for place in scene.pool.layout.controls})
+            envoys = await read_envoys({place.name: place.http for place in scene.pool.layout.controls}, "cart")
             states = {node["node"].partition("~")[0]: node["types"] for node in envoys["nodes"]}
             return [(one["type"], one["state"]) for one in states["router"]] == [("RDS", "SYNCED")]
 
