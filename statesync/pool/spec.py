@@ -202,7 +202,9 @@ class Liveness(_Strict):
     """When a silent member is suspected.
 
     ``missed_beats`` is for heartbeats and pulses, each sent every 100 ms; ``unanswered_ms`` for probes where there are
-    no pulses. ``load_cap_ms``: the most that is added to these times for a member under CPU load.
+    no pulses. ``application_ms``: how long an application may leave its sidecar's question unanswered, and how long a
+    member that answers its pulse may leave its peers waiting. ``load_cap_ms``: the most that is added to these times
+    for a member under CPU load.
     """
 
     missed_beats: Annotated[int, Field(ge=2, le=100)] = 3
