@@ -140,7 +140,7 @@ class Session(msgspec.Struct, frozen=True, gc=False):
         head, _, body = value.partition(b"\n")
         try:
             plain = _PLAIN_HEADER.decode(head)
-        except ValueError:  # msgspec's errors are ValueErrors
+        except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
             return cls._decode_any(head, body, revision)
         return cls(
             plain.type,

@@ -184,4 +184,4 @@ async def test_a_control_server_names_an_etcd_that_is_known_to_lose_data(make, w
         await ready(http)
         said = running.log("control")
     assert ("can lose consistency" in said) is warned
-    assert (f"pool {pool_name}: etcd 3.5.1" in said) is warned
+    assert (f"etcd 3.5.1 at {etcd.endpoint}" in said) is warned

@@ -26,6 +26,7 @@ from understudy.statesync.heartbeat.heartbeat import METHOD, Beat
 from understudy.statesync.pool.records import ControlServer, MemberState
 from understudy.statesync.tls.peer_tls import Identity
 from understudy.statesync.tls.pem_files import PemFiles
+from understudy.xds.control import served_pools
 from understudy.xds.control.controller import Controller
 from understudy.xds.control.server import serve_until
 from understudy.xds.control.settings import ControlSettings
@@ -373,7 +374,9 @@ async def test_a_part_of_one_pool_that_fails_is_started_again_and_the_others_go_
         more = {"broken part": fails()} if self.heartbeat._pool == A else {}
         return {**whole(self), **more}
 
+    seen = asyncio.Event()
     monkeypatch.setattr(Controller, "services", services)
+    monkeypatch.setattr(served_pools, "set_within", lambda *_: seen.wait())  # it rests until it was looked at
     async with running_pools(tmp_path, A, B) as pools:
         control, stop = Control(pools[A], "control-1"), asyncio.Event()
         etcd = EtcdSettings(pools.etcd.endpoints)
@@ -392,6 +395,7 @@ async def test_a_part_of_one_pool_that_fails_is_started_again_and_the_others_go_
                 assert (code, "service broken part failed (Broken" in text) == (grpc.StatusCode.UNAVAILABLE, True)
                 problem = await control.ask(f"/v1/status?pool={A}")
                 assert problem["status"] == 503
+                seen.set()
                 await all_ready(control, A, B)
                 assert await _terms(pools, {B}) == kept
                 assert await _connected(control, B, "front-2")
