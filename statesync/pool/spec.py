@@ -171,7 +171,7 @@ class Retries(_Strict):
 
     ``hedge_ms``: a request that may be repeated and has no answer after this time is sent to the next member as well,
     and the first answer counts; 0: never. ``hedge``: with ``measured`` Envoy waits at least as long as 99 % of the
-    pool's answers took in the last minute, with ``fixed`` always ``hedge_ms``.
+    pool's answers took in the last minute (1 s until that is known), with ``fixed`` always ``hedge_ms``.
     """
 
     attempts: Annotated[int, Field(ge=0, le=10)] = 3
