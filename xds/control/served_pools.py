@@ -197,7 +197,7 @@ class ServedPools:
             try:
                 await running.until_stop_or_failure()
             finally:
-                run.service = None
+                run.service, run.fault = None, str(running.failure or "")
             await service.withdraw()
             if running.failure:
                 raise running.failure
