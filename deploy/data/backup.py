@@ -56,8 +56,9 @@ from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.pool.spec import PoolSpec, refuse_contradiction
 from understudy.statesync.pool.state import PoolState
-from understudy.statesync.sessions.session import valid_key, without_version
+from understudy.statesync.sessions.session import valid_key
 from understudy.statesync.sessions.session_crypto import outline
+from understudy.statesync.sessions.session_header import without_version
 
 PAGE_BYTES = 16_000_000
 PAGE_TIMEOUT = 15.0

@@ -77,12 +77,8 @@ class SharedWatch(Watch):
                 try:
                     while self._watchers:
                         await self._take_in(await stream.read(), stream.endpoint)
-                except StreamEnded as error:
-                    self._transport.suspect(stream.endpoint)
-                    await self._pause(f"{stream.endpoint.address}: {error}")
-                except grpc.aio.AioRpcError as error:
-                    await self._transport.stream_failed(stream.endpoint, error)
-                    await self._pause(f"{stream.endpoint.address}: {error.details()}")
+                except (StreamEnded, grpc.aio.AioRpcError) as error:
+                    await self._lost(stream.endpoint, error)
                 finally:
                     keeping.cancel()
                     await asyncio.gather(keeping, return_exceptions=True)

@@ -178,14 +178,19 @@ class Watch:
                         self._backoff.reset()
                         self._denied = False
                         yield batch
-            except StreamEnded as error:
-                self._transport.suspect(stream.endpoint)
-                await self._pause(f"{stream.endpoint.address}: {error}")
-            except grpc.aio.AioRpcError as error:
-                await self._transport.stream_failed(stream.endpoint, error)
-                await self._pause(f"{stream.endpoint.address}: {error.details()}")
+            except (StreamEnded, grpc.aio.AioRpcError) as error:
+                await self._lost(stream.endpoint, error)
             finally:
                 await stream.close()
+
+    async def _lost(self, endpoint: EtcdEndpoint, error: StreamEnded | grpc.aio.AioRpcError) -> None:
+        """A stream has ended; returns when the next one may be opened."""
+        if isinstance(error, StreamEnded):
+            self._transport.suspect(endpoint)
+            await self._pause(f"{endpoint.address}: {error}")
+        else:
+            await self._transport.stream_failed(endpoint, error)
+            await self._pause(f"{endpoint.address}: {error.details()}")
 
     async def _connect(self) -> WatchStream:
         while True:

@@ -21,22 +21,21 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from understudy.statesync.parsing.stored import WHOLE_MOST, compact_json, read_object, typed
-from understudy.statesync.replication.history import INDEX_BITS, as_text, epoch_of, version_of
+from understudy.statesync.parsing.stored import compact_json
+from understudy.statesync.replication.history import as_text, epoch_of
 from understudy.statesync.sessions.merge_patch import JSON_TYPE, MERGE_PATCH_TYPE, CannotPatch, patched
 from understudy.statesync.sessions.request_log import ANY_CONTENT, Settled
+from understudy.statesync.sessions.session_header import INDEX_MOST, Answer, read_header
 
 ANSWERS_KEPT = 8
 TOMBSTONE_SECONDS = 600
 KEY_LENGTH_MOST = 256
-INDEX_MOST = (1 << INDEX_BITS) - 1
 REQUEST_REFUSED = "request-refused"
 """The problem of a write whose request the application has refused (:attr:`Method.REFUSE`)."""
 _is_key = re.compile(rf"[A-Za-z0-9._~:-]{{1,{KEY_LENGTH_MOST}}}").fullmatch
@@ -58,15 +57,6 @@ class Method(StrEnum):
     DELETE = "DELETE"
     REFUSE = "POST"
     COMMANDS = "COMMANDS"
-
-
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """The answer that was given to a write with a key. ``version`` 0: that of the session that holds the answer."""
-
-    key: str
-    fingerprint: str
-    status: int
-    version: int = 0
 
 
 class Session(msgspec.Struct, frozen=True, gc=False):
@@ -138,110 +128,23 @@ class Session(msgspec.Struct, frozen=True, gc=False):
         session, its users would lose it.
         """
         head, _, body = value.partition(b"\n")
-        try:
-            plain = _PLAIN_HEADER.decode(head)
-        except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
-            return cls._decode_any(head, body, revision)
+        header = read_header(head, revision)
         return cls(
-            plain.type,
+            header.type,
             body,
-            plain.expires,
-            plain.epoch,
+            header.expires,
+            header.epoch,
             revision,
-            plain.deleted,
-            tuple([Answer(*entry) for entry in plain.answers]),
-            plain.since,
-            _version(plain.index, plain.epoch, revision),
+            header.deleted,
+            header.answers,
+            header.since,
+            header.version,
         )
-
-    @classmethod
-    def _decode_any(cls, head: bytes, body: bytes, revision: int) -> "Session":
-        """Read a header that is not as this release writes it, or wrong. Takes ten times as long."""
-        header = read_object(head)
-        epoch = typed("epoch", int, header.get("epoch"))
-        return cls(
-            content_type=_content_type(header.get("type")),
-            body=body,
-            expires=typed("expires", int, header.get("expires")),
-            epoch=epoch,
-            revision=revision,
-            deleted=typed("deleted", bool, header.get("deleted", False)),
-            answers=_answers_in(header.get("answers", ())),
-            since=typed("since", int, header.get("since", 0)),
-            version=version_in(header, epoch, revision),
-        )
-
-
-class _PlainHeader(msgspec.Struct, frozen=True, gc=False):
-    """The header of a stored session as this release writes it, unless the content type is not UTF-8."""
-
-    epoch: "_Whole"
-    expires: "_Whole"
-    type: str
-    index: "_Whole | None" = None
-    deleted: bool = False
-    since: "_Whole" = 0
-    answers: "tuple[tuple[str, str, _Whole, _Whole], ...]" = ()
-
-
-_Whole = Annotated[int, msgspec.Meta(ge=-WHOLE_MOST, le=WHOLE_MOST)]
-_PLAIN_HEADER = msgspec.json.Decoder(_PlainHeader)
-
-
-def version_in(header: Mapping[str, Any], epoch: int, revision: int) -> int:
-    """The version of a stored session, by its header. Raises ``ValueError``."""
-    index = header.get("index")
-    return _version(typed("index", int, index) if index is not None else None, epoch, revision)
-
-
-def _version(index: int | None, epoch: int, revision: int) -> int:
-    if index is None:
-        return revision
-    if not 0 < index <= INDEX_MOST or epoch < 0:
-        raise ValueError("index: expected the number of a write in its epoch")
-    return version_of(epoch, index)
 
 
 def give_version(session: Session, version: int) -> None:
     """Set the version of a session that was just decided and that nobody else has yet; a copy would take longer."""
     msgspec.structs.force_setattr(session, "version", version)
-
-
-def without_version(value: bytes) -> bytes:
-    """A stored session that begins anew in another etcd: as if a release without versions had written it there.
-
-    A sealed session, or what is no session, stays as it is.
-    """
-    head, separator, body = value.partition(b"\n")
-    try:
-        header = read_object(head)
-    except ValueError:
-        return value
-    if "sealed" in header or header.keys().isdisjoint(("index", "since")):
-        return value
-    kept = {name: field for name, field in header.items() if name not in ("index", "since")}
-    return json.dumps(kept, separators=(",", ":")).encode() + separator + body
-
-
-def _content_type(value: object) -> str:
-    """A content type as a client may have sent it: its bytes need not be UTF-8."""
-    if not isinstance(value, str):
-        raise ValueError("type: expected a content type")  # noqa: TRY004 - one error for all
-    value.encode("utf-8", "surrogateescape")
-    return value
-
-
-def _answers_in(raw: object) -> tuple[Answer, ...]:
-    if not isinstance(raw, list | tuple):
-        raise ValueError("answers: expected a list")  # noqa: TRY004 - one error for all
-    return tuple(_answer(entry) for entry in raw)
-
-
-def _answer(entry: object) -> Answer:
-    match entry:
-        case [str(key), str(fingerprint), int(status), int(version), *_]:
-            return Answer(key, fingerprint, status, version)
-    raise ValueError("answers: expected key, fingerprint, status and version")
 
 
 class Write(msgspec.Struct, frozen=True, gc=False):

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from understudy.statesync.etcd.client import EtcdClient, Get, Kv, ModRevision, Put
 from understudy.statesync.parsing.stored import brief, read_object, typed
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.sessions.session import Session, version_in
+from understudy.statesync.sessions.session import Session
+from understudy.statesync.sessions.session_header import version_in
 from understudy.statesync.tls.secret_files import fault_of, read_secret
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from understudy.statesync.pool.spec import HealthChecks, Liveness, PoolSpec, Spe
 from understudy.statesync.pool.spec_reader import decode_spec
 from understudy.statesync.pool.state import PoolState
 from understudy.statesync.replication.history import as_text, version_of
-from understudy.statesync.sessions.session import Answer, Session
+from understudy.statesync.sessions.session import Session
+from understudy.statesync.sessions.session_header import Answer
 
 KEYS = PoolKeys("cart")
 FIRST_RELEASE = json.loads((Path(__file__).parent / "records-0.1.0.json").read_text())

@@ -29,7 +29,8 @@ from understudy.statesync.sessions.digests import (
     read_set,
     read_slot,
 )
-from understudy.statesync.sessions.session import Answer, Session
+from understudy.statesync.sessions.session import Session
+from understudy.statesync.sessions.session_header import Answer
 
 SESSION = Session(
     "text/plain", b"hello", 5000, epoch=3, revision=7, answers=(Answer("k", "f", 201),), version=version_of(3, 5)

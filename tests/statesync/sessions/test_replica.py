@@ -12,7 +12,8 @@ from understudy.statesync.replication.messages import LoggedWrite, Stored
 from understudy.statesync.replication.slot_copy import Entry
 from understudy.statesync.sessions import replica as replica_module
 from understudy.statesync.sessions.replica import Replica
-from understudy.statesync.sessions.session import Answer, Session
+from understudy.statesync.sessions.session import Session
+from understudy.statesync.sessions.session_header import Answer
 
 SESSION = Session("text/plain", b"", 2**53, epoch=1)
 

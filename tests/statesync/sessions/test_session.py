@@ -1,10 +1,9 @@
 """What a write makes of a session: the rules one by one, and properties over any sequence of writes."""
 
 import json
-from collections.abc import Callable
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -12,9 +11,7 @@ from understudy.statesync.replication.history import version_of
 from understudy.statesync.sessions.merge_patch import merge_patch
 from understudy.statesync.sessions.session import (
     ANSWERS_KEPT,
-    INDEX_MOST,
     MERGE_PATCH_TYPE,
-    Answer,
     Method,
     Repeated,
     Session,
@@ -25,8 +22,8 @@ from understudy.statesync.sessions.session import (
     give_version,
     matches_none,
     valid_key,
-    without_version,
 )
+from understudy.statesync.sessions.session_header import INDEX_MOST, Answer, without_version
 
 NOW = 1_000_000
 TERMS = WriteContext(epoch=7, now_ms=NOW, session_bytes=100, default_ttl=60)
@@ -270,35 +267,3 @@ def test_a_session_that_goes_to_another_etcd_has_the_version_of_its_record_there
     assert b'"newer":["more"]' in without_version(newer)
     for left in (replace(HERE, version=0).encode(), b"no session", b'{"sealed":"0","index":3}\n', b"[1]", b""):
         assert without_version(left) == left
-
-
-_WORDS = st.text(max_size=4) | st.binary(max_size=4).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
-_VALUES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-3, 3),
-    st.sampled_from([INDEX_MOST, INDEX_MOST + 1, 2**63 - 1, 2**63, -(2**63), 2**70]),
-    st.floats(),
-    _WORDS,
-    st.lists(st.lists(st.one_of(_WORDS, st.integers(0, 9), st.none()), max_size=5), max_size=3),
-    st.lists(st.tuples(_WORDS, _WORDS, st.integers(0, 9), st.integers(0, 2**63)), max_size=3),
-)
-_NAMES = st.sampled_from(["epoch", "index", "expires", "type", "deleted", "since", "answers", "later"])
-_USUAL = {"epoch": 5, "index": 7, "expires": 9000, "type": "text/plain"}
-
-
-@example(changed={"since": 4, "deleted": True, "answers": [["a", "b", 200, 3]]}, missing={"index"})
-@given(changed=st.dictionaries(_NAMES, _VALUES, max_size=4), missing=st.sets(_NAMES, max_size=1))
-def test_a_session_is_read_quickly_or_slowly_with_the_same_result(
-    changed: dict[str, object], missing: set[str]
-) -> None:
-    header = {name: value for name, value in (_USUAL | changed).items() if name not in missing}
-    head = json.dumps(header).encode()
-
-    def result(read: Callable[[], Session]) -> Session | None:
-        try:
-            return read()
-        except ValueError:
-            return None
-
-    assert result(lambda: Session.decode(head + b"\nbody", 3)) == result(lambda: Session._decode_any(head, b"body", 3))

@@ -14,7 +14,7 @@ from understudy.statesync.replication.history import version_of
 from understudy.statesync.replication.messages import LoggedWrite, Stored
 from understudy.statesync.replication.slot_copy import Entry
 from understudy.statesync.sessions.replica import Replica
-from understudy.statesync.sessions.session import Answer, Session
+from understudy.statesync.sessions.session import Session
 from understudy.statesync.sessions.session_crypto import (
     PLAIN,
     BadKeyFile,
@@ -26,6 +26,7 @@ from understudy.statesync.sessions.session_crypto import (
     load_session_crypto,
     outline,
 )
+from understudy.statesync.sessions.session_header import Answer
 
 OLD, NEW = EncryptionKey.of(b"o" * 32), EncryptionKey.of(b"n" * 32)
 KEYS = PoolKeys("cart")
