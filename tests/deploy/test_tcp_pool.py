@@ -75,7 +75,7 @@ class Client:
                 async with self.connected() as service:
                     self.members.append((await service.say("WHO")).split()[1])
                     await self.write(service)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(self.rest)
 
     async def write(self, service: Conversation) -> None:
         while True:

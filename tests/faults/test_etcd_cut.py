@@ -11,7 +11,7 @@ from tests.faults.judged import Caller, judged_clients
 from tests.faults.pool import DEBIAN_ETCD, FaultPool, fault_pool
 from tests.faults.test_faults import NO_SAFE_ETCD
 from tests.harness.cable import Cable, Way
-from tests.harness.waiting import until
+from tests.harness.waiting import stays, until
 
 GRACE = 6.0
 """Seconds after which the members have heard from etcd for long enough to judge others."""
@@ -81,15 +81,19 @@ async def test_no_slot_changes_its_owner_when_etcd_was_away_and_some_find_it_bef
                 for cable in pool.members["m1"].to_etcd:
                     cable.cut()
             await until(lambda: _takes(pool, "m2"), 40, "the others have found etcd again")
-            await asyncio.sleep(3.2)  # longer than the control server's other brakes
+            # longer than the control server's other brakes
+            await stays(lambda: _unmoved(pool, settled, before), 3.2, "no slot changes its owner")
             for cable in pool.members["m1"].to_etcd:
                 cable.mend()
             await until(lambda: Caller(pool).accepted("after it"), 40, "all members have found etcd again")
             await asyncio.sleep(GRACE)
 
             await until(pool.followed, 40, "the owner records are followed")
-            changed = [c for c in pool.moves(settled) if c.active != before[c.slot] or c.phase != "stable"]
-            assert changed == []
+            assert _unmoved(pool, settled, before)
+
+
+def _unmoved(pool: FaultPool, since: int, before: dict[int, str]) -> bool:
+    return all(change.active == before[change.slot] and change.phase == "stable" for change in pool.moves(since))
 
 
 async def _takes(pool: FaultPool, member: str) -> bool:

@@ -3,7 +3,6 @@
 Forgotten authentication tokens are in ``tests/proxy/test_security_etcd.py``.
 """
 
-import asyncio
 import contextlib
 import time
 
@@ -15,7 +14,7 @@ from tests.faults.pool import DEBIAN_ETCD, KilledEtcd, fault_pool
 from tests.faults.test_faults import NO_SAFE_ETCD
 from tests.harness.commands import commands, ready
 from tests.harness.etcd import EtcdServer
-from tests.harness.waiting import free_port, until
+from tests.harness.waiting import free_port, stays, until
 from understudy.statesync.etcd.client import NoSpace
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.spec_reader import parse_spec
@@ -82,7 +81,7 @@ async def test_a_slow_etcd_makes_writes_slow_and_moves_nothing(tmp_path):
             for cable in program.to_etcd:
                 cable.delay = 0.1  # each way
 
-        await asyncio.sleep(5.0)
+        await stays(lambda: pool.moves(settled) == [], 5.0, "no slot moves")
 
         attempts = [attempt for op in history.ops for attempt in op.attempts if attempt.begin > begin]
         assert [attempt for attempt in attempts if attempt.status == 503 and attempt.note != "overloaded"] == []

@@ -22,9 +22,9 @@ sys.exit(3)
 """
 SLEEPS = "import time; time.sleep(600)"
 ENDS = """
-import atexit, sys, threading, time
+import atexit, sys, threading
 atexit.register(print, "at its exit")
-threading.Thread(target=lambda: (time.sleep(0.1), print("by another thread"))).start()
+threading.Thread(target=lambda: (threading.main_thread().join(), print("by another thread"))).start()
 print("by the main thread")
 {end}
 """
