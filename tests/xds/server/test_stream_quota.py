@@ -1,7 +1,6 @@
 """How many streams clients may have open: a client past a limit is refused, and others are served."""
 
 import asyncio
-import contextlib
 import logging
 import struct
 from typing import Any
@@ -68,11 +67,10 @@ async def test_a_connection_has_no_more_streams_than_it_may_have_whatever_its_cl
         await until(lambda: world.server.streams == 1, 20, "the streams end with their connection")
 
 
-async def opened(port: int, method: str = DELTA) -> Stream:
-    """A stream on a connection of its own."""
-    stream = Stream(connection(port), method, delta=True, node="front")
-    with contextlib.suppress(grpc.aio.AioRpcError):  # it may be refused by now
-        await stream.ask(types.CLUSTER)
+async def opened(port: int) -> Stream:
+    """A stream on a connection of its own that has asked for something."""
+    stream = Stream(connection(port), DELTA, delta=True, node="front")
+    await stream.ask(types.CLUSTER)
     return stream
 
 
@@ -83,7 +81,8 @@ async def test_streams_past_the_limit_of_an_address_are_refused_and_counted(capl
         for stream in kept:
             await stream.receive()
         for method in (DELTA, f"{CSDS}/StreamClientStatus"):
-            code, text = await (await opened(world.port, method)).status()
+            # It writes nothing: for a write to a refused stream gRPC's client may say INTERNAL (grpc issue 36066).
+            code, text = await Stream(connection(world.port), method, delta=True, node="front").status()
             assert (code, ADDRESS in text) == (EXHAUSTED, True)
 
         assert samples(world.server) == {("refused_streams_total", ADDRESS): 2, ("refused_streams_total", TOTAL): 0}

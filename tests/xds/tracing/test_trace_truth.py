@@ -51,7 +51,9 @@ async def test_a_slow_etcd_is_seen_in_the_phase_that_waits_for_etcd(tmp_path):
 
         seconds = {name: (span["end_ns"] - span["start_ns"]) / 1e9 for name, span in spans.items()}
         assert seconds["decide"] >= mended - found - ERROR, "etcd's delay is in the phase that waits for etcd"
-        assert seconds["detect"] + seconds["decide"] >= mended - began - ERROR
+        # A busy control server reads late that a connection has closed; the trace says by how much it may be wrong.
+        stated = spans["failover"]["attributes"]["understudy.error_ms"] / 1000
+        assert seconds["detect"] + seconds["decide"] >= mended - began - stated - ERROR
         assert {"push", "ack"} <= spans.keys(), "Envoys have the routes, a moment before the claims or after them"
         # The last sign of life may be a beat older than the death.
         assert seconds["failover"] <= watched + 1
