@@ -62,7 +62,7 @@ bench-redis: $(STAMP)  ## the Redis port beside Redis, with the same client; nee
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m bench.redis
 
-bench-requests: $(STAMP)  ## a whole request through Envoy and an application, beside Redis; writes bench/results/requests.json (9 min)
+bench-requests: $(STAMP)  ## a whole request through Envoy and an application, beside Redis; writes bench/results/requests.json (11 min)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m bench.requests
 

@@ -1,13 +1,15 @@
 """A whole request, with a read and a write of its session: latency, and which process spends how much CPU.
 
-Three systems on loopback, with the same application (bench/request_app.py), three instances of it and one Envoy:
+Four systems on loopback, with the same application (bench/request_app.py), three instances of it and one Envoy:
 
-- Redis: its sessions are in a Redis with a replica; a write waits for the replica (``WAIT 1``).
-- Understudy: ``understudy up``; its sessions are behind the Redis port of its sidecar.
-- Redis, no wait: as the first, without ``WAIT``.
+- Redis, WAIT 1: its sessions are in a Redis with a replica; a write waits for the replica.
+- Redis, no wait: the same, without ``WAIT``.
+- Understudy, sync: ``understudy up``; its sessions are behind the Redis port of its sidecar.
+- Understudy, replicas: the same with ``durability: replicas``.
 
 Clients send at a fixed rate, whatever the answers do. ``write``: each request reads and writes its session.
-``third``: of three requests, two read and one reads and writes. Rounds take turns between the systems.
+``third``: of three requests, two read and one reads and writes. In each round one system after the other is started,
+measured and ended, so that none has to share the machine with the idle work of another.
 
     make bench-requests, or python -m bench.requests --rates 150 500 --rounds 3
 """
@@ -20,8 +22,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +34,7 @@ from bench.failover_systems import Peer
 from bench.sessions import machine, median, report
 from understudy.deploy.load.history_checker import percentile
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
-from understudy.deploy.local.processes import Processes, Program
+from understudy.deploy.local.processes import Program
 from understudy.statesync.pool.spec import PoolSpec
 
 RESULTS = Path(__file__).parent / "results" / "requests.json"
@@ -40,7 +42,7 @@ MEMBERS = 3
 SESSIONS = 200
 WARM_UP = 2.0
 """Seconds of requests before those that are measured."""
-RATES = (150, 500, 1000)
+RATES = (150, 300, 500)
 MIXES = {"write": 1, "third": 3}
 """Of so many requests, one writes its session."""
 
@@ -69,12 +71,12 @@ class OverRedis(Peer):
 class OverUnderstudy:
     """``understudy up`` with the application."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, durability: str) -> None:
         app = f"{sys.executable} -m bench.request_app"
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         settings = LocalSettings(
             directory=directory,
-            spec=PoolSpec(pool="visits"),
+            spec=PoolSpec(pool="visits", durability=durability),
             members=MEMBERS,
             app=app,
             log_level="warning",
@@ -92,11 +94,12 @@ class OverUnderstudy:
         await self._pool.__aexit__()
 
 
-@dataclass(frozen=True)
-class System:
-    name: str
-    url: str
-    processes: Processes
+SYSTEMS: dict[str, Callable[[Path], OverRedis | OverUnderstudy]] = {
+    "Redis, WAIT 1": partial(OverRedis, wait=True),
+    "Redis, no wait": partial(OverRedis, wait=False),
+    "Understudy, sync": partial(OverUnderstudy, durability="sync"),
+    "Understudy, replicas": partial(OverUnderstudy, durability="replicas"),
+}
 
 
 class Clients:
@@ -135,8 +138,8 @@ class Clients:
         self.latencies.append((time.monotonic() - due) * 1000)
 
 
-async def measure(system: System, rate: int, mix: str, seconds: float) -> dict[str, Any]:
-    """One round."""
+async def measure(system: OverRedis | OverUnderstudy, rate: int, mix: str, seconds: float) -> dict[str, Any]:
+    """One cell of the table, in one round."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=20)) as http:
         await Clients(http, system.url, rate, MIXES[mix]).send(WARM_UP)
@@ -170,24 +173,20 @@ def combined(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, Any] = {"machine": machine(), "rows": {}}
-    async with AsyncExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
-        systems = []
-        for name, system in (
-            ("Redis, WAIT 1", OverRedis(directory / "wait", wait=True)),
-            ("Understudy", OverUnderstudy(directory / "understudy")),
-            ("Redis, no wait", OverRedis(directory / "plain", wait=False)),
-        ):
-            await stack.enter_async_context(system)
-            systems.append(System(name, system.url, system.processes))
-        for rate in options.rates:
-            for mix in MIXES:
-                found: dict[str, list[dict[str, Any]]] = {system.name: [] for system in systems}
-                for _ in range(options.rounds):
-                    for system in systems:
-                        found[system.name].append(await measure(system, rate, mix, options.seconds))
-                        print(f"   {rate}/s {mix} {system.name}: {found[system.name][-1]}", file=sys.stderr)
-                results["rows"][f"{rate} {mix}"] = {name: combined(rounds) for name, rounds in found.items()}
+    cells = [(rate, mix) for rate in options.rates for mix in MIXES]
+    found: dict[tuple[int, str], dict[str, list[dict[str, Any]]]] = {
+        cell: {name: [] for name in SYSTEMS} for cell in cells
+    }
+    for _ in range(options.rounds):
+        for name, make in SYSTEMS.items():
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+                async with make(Path(directory)) as system:
+                    for rate, mix in cells:
+                        one = await measure(system, rate, mix, options.seconds)
+                        found[rate, mix][name].append(one)
+                        print(f"   {rate}/s {mix} {name}: {one}", file=sys.stderr)
+    for (rate, mix), systems in found.items():
+        results["rows"][f"{rate} {mix}"] = {name: combined(rounds) for name, rounds in systems.items()}
     results["machine"]["load_after"] = os.getloadavg()
     return results
 
@@ -215,7 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rates", type=int, nargs="+", default=RATES, metavar="PER_SECOND")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=8, help="duration of each round")
+    parser.add_argument("--seconds", type=float, default=6, help="duration of each round")
     parser.add_argument("--no-file", action="store_true", help="print only")
     options = parser.parse_args()
     report(run(options), table, None if options.no_file else RESULTS, hide_logs=False)

@@ -26,7 +26,7 @@ from understudy.statesync.replication.saves import Save
 from understudy.statesync.replication.slot_copy import Entry, SlotCopy
 from understudy.statesync.replication.slot_stream import SlotStream
 from understudy.statesync.replication.sync_set import Process, SyncSet
-from understudy.statesync.sessions.commit import Committer, NotOwner
+from understudy.statesync.sessions.commit import BATCH_MOST, Committer, NotOwner
 from understudy.statesync.sessions.replica import Replica
 from understudy.statesync.sessions.request_log import LogEntry, RequestLog, decode_entry, encode_entry
 from understudy.statesync.sessions.session import Session
@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 
 TICK = 0.05
 """Seconds between two looks for what has waited for long enough to be saved."""
-TELL_AFTER = 0.005
-"""Seconds after which copies are told what became visible, if no write has told them before."""
+TELL_AFTER = 0.02
+"""Seconds after which copies are told what became visible, if no frame with other news has told them before."""
 WAITING_MOST = 100
 """Writes of one slot that not all of its set have. An heir may have to save all of them in one transaction of etcd."""
 SAVE_AGAIN_AFTER = 0.5
@@ -52,6 +52,9 @@ class Streams(Protocol):
 
     def send(self, slot: int) -> None:
         """There is something new in a slot's stream."""
+
+    def send_along(self, slot: int) -> None:
+        """There is something new in a slot's stream that can wait for the next frame."""
 
     def end(self, slot: int) -> None:
         """This process is not active in the slot any more."""
@@ -310,8 +313,12 @@ class ActiveSlots:
     def _show(self, active: ActiveSlot) -> None:
         stream = active.stream
         from_memory = active.from_memory
-        for entry in stream.advance():
+        seen = stream.advance()
+        if seen:
             self._untold.add(active)
+            self._some_untold.set()
+            self._streams.send_along(stream.slot)
+        for entry in seen:
             write = active.waiting.get(entry.version)
             self._see(stream.slot, entry, write)
             if entry.version > stream.saved:
@@ -319,8 +326,6 @@ class ActiveSlots:
             if write is not None:
                 write.shown = True
                 self._answer(active, write, from_memory=from_memory)
-        if self._untold:
-            self._some_untold.set()
 
     def _see(self, slot: int, entry: Entry, write: ActiveWrite | None) -> None:
         """Readers see a write from now on, and its request is known."""
@@ -411,15 +416,25 @@ class ActiveSlots:
             now, spec = time.monotonic(), self._pool.spec
             patience = spec.replication.checkpoint_ms / 1000 if spec is not None else 1.0
             self.unsaved_bytes = sum(active.saves.bytes for active in self._unfinished)
+            self._save_overdue(now, patience)
             for active in list(self._unfinished):
-                if self._slots.get(active.stream.slot) is not active:
+                stands = self._slots.get(active.stream.slot) is active
+                if not stands or (not active.saves and active.oldest() is None):
                     self._unfinished.discard(active)
-                    continue
-                wait = patience if active.from_memory else SAVE_AGAIN_AFTER
-                if active.saves.due and now - active.due_since >= wait:
-                    self._save(active)
-                if not active.saves and active.oldest() is None:
-                    self._unfinished.discard(active)
+
+    def _save_overdue(self, now: float, patience: float) -> None:
+        """Save what has waited for long enough, and others with it that need no transaction of their own then."""
+        due = [one for one in self._unfinished if one.saves.due and self._slots.get(one.stream.slot) is one]
+        overdue = [one for one in due if now - one.due_since >= (patience if one.from_memory else SAVE_AGAIN_AFTER)]
+        room = BATCH_MOST - sum(len(one.saves) for one in overdue)
+        for active in overdue:
+            self._save(active)
+        if not overdue:
+            return
+        for active in sorted(due, key=lambda one: one.due_since):
+            if active.from_memory and active.saves.due and len(active.saves) <= room:
+                room -= len(active.saves)
+                self._save(active)
 
     async def tell(self) -> None:
         """Tell copies what readers may see, until cancelled."""

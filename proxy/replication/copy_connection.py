@@ -50,6 +50,8 @@ MESSAGES_MOST = 100
 PART_BYTES = 100_000
 """Bytes of sessions and outcomes in one part of a copy. New writes go between the parts, so a part delays them."""
 TICK_SECONDS = wire.IDLE_SECONDS / 2
+IDLE_TICKS = 2
+"""After so many ticks in which nothing was sent that the other side answers, it is sent an empty frame."""
 SAVED_TICKS = 8
 """After so many ticks copies are told what is saved even where other slots keep the connection busy."""
 NOT_FOUND = 404
@@ -144,8 +146,8 @@ class CopyConnection:
         self._asked: dict[int, int] = {}
         self._unsent: dict[int, _Unsent] = {}
         self._wake = asyncio.Event()
-        self._ticks = 0
-        self._sent = self._idle = False
+        self._ticks = self._quiet_ticks = 0
+        self._idle = False
         self.connected = self.refused = self.unsupported = False
         self.heard_at = self.told_at = -math.inf
         self.asking: Callable[[], bool] = lambda: False
@@ -157,6 +159,10 @@ class CopyConnection:
         """There is something new to send in a slot: a write, what is acknowledged, or a stream that has begun."""
         self._due[slot] = None
         self._wake.set()
+
+    def send_along(self, slot: int) -> None:
+        """There is something new to send in a slot, which goes with the next frame."""
+        self._due[slot] = None
 
     def forget(self, slot: int) -> None:
         """A stream does not go over this connection any more. If it comes back, the copy is asked anew what it has."""
@@ -229,15 +235,18 @@ class CopyConnection:
                 await writer
 
     async def _tick(self) -> None:
-        """Wake the writer when nothing was sent for a tick, or when copies may lack what is saved."""
+        """Wake the writer when the other side has had nothing to answer, or may lack what is saved."""
         while True:
             await tick(TICK_SECONDS)
             self._ticks += 1
-            asks = self._question_sent is None and self.asking()
-            if asks or not self._sent or self._ticks % SAVED_TICKS == 0:
+            self._quiet_ticks += 1
+            if self._quiet_ticks >= IDLE_TICKS or self._ticks % SAVED_TICKS == 0:
                 self._idle = True
+            if self._idle or self._asks():
                 self._wake.set()
-            self._sent = False
+
+    def _asks(self) -> bool:
+        return self._question_sent is None and self.asking()
 
     def _ended(self) -> None:
         self.connected = False
@@ -256,20 +265,21 @@ class CopyConnection:
                 idle, self._idle = self._idle, False
                 if idle:
                     self._due |= dict.fromkeys(slot for slot, one in self._streams.items() if one.tell_saved(self._to))
-                if self._question_sent is None and self.asking():
-                    self._questions += 1
-                    self._question_sent = time.monotonic()
-                    await wire.send(socket, [Ask(self._questions)])
                 while (frame := self._frame()) or idle:
-                    idle, self._sent = False, True
+                    if not frame or any(map(_is_answered, frame)):
+                        idle, self._quiet_ticks = False, 0
                     await wire.send(socket, frame)
         except ConnectionEnded:
             await socket.close()  # the reader hears of it
 
     def _frame(self) -> list[Message]:
-        """What is due, slot by slot: greetings of streams, then writes, then parts of copies."""
+        """What is due: a question, then slot by slot: greetings of streams, then writes, then parts of copies."""
         frame: list[Message] = []
         size = 0
+        if self._asks():
+            self._questions += 1
+            self._question_sent = time.monotonic()
+            frame.append(Ask(self._questions))
         while self._due and len(frame) < MESSAGES_MOST and size < BYTES_MOST:
             slot = next(iter(self._due))
             message = self._next(slot)
@@ -366,6 +376,11 @@ class CopyConnection:
     def _answered(self, told: Told) -> None:
         if told.number == self._questions and self._question_sent is not None:
             self.told_at, self._question_sent = self._question_sent, None
+
+
+def _is_answered(message: Message) -> bool:
+    """Whether a copy answers a message; it does not if that only tells what readers may see."""
+    return not isinstance(message, Writes) or bool(message.writes)
 
 
 def _size(message: FromActive) -> int:

@@ -74,6 +74,12 @@ class CopyConnections:
             if slot in one.streams:
                 one.connection.send(slot)
 
+    def send_along(self, slot: int) -> None:
+        """There is something new in a slot's stream that can wait for the next frame."""
+        for one in self._connected.values():
+            if slot in one.streams:
+                one.connection.send_along(slot)
+
     def end(self, slot: int) -> None:
         """This process is not active in the slot any more."""
         self._streams.pop(slot, None)

@@ -92,7 +92,8 @@ class SlotCopy:
     def writes(self, message: Writes) -> tuple[FromCopy | None, list[Entry]]:
         """Take writes in; the answer, and the writes that readers may see from now on, in order.
 
-        A copy that is not whole yet takes writes in and does not confirm them.
+        A copy that is not whole yet takes writes in and does not confirm them. A message without writes only tells what
+        readers may see and what is saved; it is not confirmed either.
         """
         refused = self._refusal(message.epoch)
         if refused is not None:
@@ -107,7 +108,7 @@ class SlotCopy:
             self.history = extended(self.history, version - 1)
         visible = self._show(message.shown)
         self._note_saved(message.saved)
-        return (Have(self.slot, message.epoch, self.have) if self.whole else None), visible
+        return (Have(self.slot, message.epoch, self.have) if self.whole and message.writes else None), visible
 
     def part(self, message: Part) -> FromCopy | None:
         """Take a part of a copy in.

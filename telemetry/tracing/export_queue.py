@@ -17,10 +17,12 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from understudy.telemetry.timing.backoff import Backoff
-from understudy.telemetry.tracing.otlp_grpc_exporter import RefusedForGoodError
+from understudy.telemetry.tracing.otlp_grpc_exporter import OtlpExporter, RefusedForGoodError
 
 logger = logging.getLogger(__name__)
 _LOG_EVERY = 30.0
+PREPARE_AFTER = 2.0
+"""Seconds without a span after which an exporter loads its modules. The first span may be that of a takeover."""
 
 
 class QueueLimits(msgspec.Struct, frozen=True):
@@ -114,6 +116,7 @@ class ExportQueue:
             self._dropped += 1
 
     def _run(self) -> None:
+        self._prepare()
         backoff = Backoff(self._limits.delay, self._limits.longest_pause)
         while batch := self._next_batch():
             last_try = self._stopping
@@ -126,6 +129,12 @@ class ExportQueue:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopping, timeout=backoff.next())
         self._exporter.shutdown()
+
+    def _prepare(self) -> None:
+        with self._changed:
+            busy = self._changed.wait_for(lambda: self._queue or self._stopping, timeout=PREPARE_AFTER)
+        if not busy and isinstance(self._exporter, OtlpExporter):
+            self._exporter.prepare()
 
     def _next_batch(self) -> Sequence[ReadableSpan]:
         """Wait for spans and take a batch; empty when it is time to end."""

@@ -40,12 +40,16 @@ class Streams:
     def __init__(self) -> None:
         self.streams: dict[int, SlotStream] = {}
         self.sent = 0
+        self.along: list[int] = []
 
     def begin(self, stream: SlotStream) -> None:
         self.streams[stream.slot] = stream
 
     def send(self, _slot: int) -> None:
         self.sent += 1
+
+    def send_along(self, slot: int) -> None:
+        self.along.append(slot)
 
     def end(self, slot: int) -> None:
         del self.streams[slot]

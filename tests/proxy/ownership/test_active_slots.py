@@ -8,7 +8,18 @@ import pytest
 import pytest_asyncio
 
 from tests.harness.waiting import until
-from tests.proxy.ownership.replicated_slots import ALONE, SLOT, TWO, A, B, Hand, committing, copy_with, hand_of
+from tests.proxy.ownership.replicated_slots import (
+    ALONE,
+    SLOT,
+    TWO,
+    A,
+    B,
+    Hand,
+    committing,
+    copy_with,
+    hand_of,
+    session_of,
+)
 from understudy.proxy.ownership import active_slots
 from understudy.proxy.ownership.active_slot import SlotLost
 from understudy.statesync.etcd.client import EtcdClient
@@ -267,8 +278,26 @@ async def test_copies_are_told_what_readers_may_see(hand: Hand) -> None:
     for _ in range(2):
         hand.write("k")
         sent = hand.streams.sent
+        hand.streams.along.clear()
         hand.confirm()
+        assert hand.streams.along == [SLOT]
         await until(lambda sent=sent: hand.streams.sent > sent, 20, "copies are told what is visible")
+
+
+async def test_saves_that_are_not_due_yet_go_with_those_that_are(hand: Hand) -> None:
+    committing(hand)
+    await hand.begin(TWO)
+    other = await hand.begin(TWO, slot=SLOT + 1)
+    hand.write("k")
+    hand.confirm()
+    hand.active.submit(other, "l", session_of(hand.active.next_version(SLOT + 1), "v"), None, "replicas")
+    hand.streams.streams[SLOT + 1].has(B, hand.streams.streams[SLOT + 1].last)
+    hand.active.progress([SLOT + 1])
+    hand.active.get(SLOT).due_since = 0.0
+    hand.run(hand.active.run)
+
+    await until(lambda: hand.committer.stats.writes == 2, 20, "both are saved")
+    assert hand.committer.stats.transactions == 1
 
 
 async def test_a_save_that_etcd_refuses_is_tried_again(hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:

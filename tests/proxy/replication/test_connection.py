@@ -17,6 +17,7 @@ from tests.harness.programs import Program
 from tests.harness.waiting import free_port, until
 from tests.proxy.replication.members import POOL, A, Active, B, CountingKeeper, Sessions, keeper_here, request_log
 from understudy.proxy.peers.peer_protocol import REPLICATION_PATH
+from understudy.proxy.replication import copy_connection
 from understudy.proxy.replication.copy_connection import PART_BYTES
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.statesync.replication import slot_stream
@@ -241,6 +242,35 @@ async def test_a_copy_confirms_only_the_last_of_each_slot_in_a_frame() -> None:
     assert keeper.take("connection", messages, 0.0) == [Have(1, 1, base + 3), Have(2, 1, base + 3)]
 
 
+async def test_a_copy_does_not_confirm_what_brings_no_write() -> None:
+    sessions = Sessions()
+    keeper = CopyKeeper(B, POOL, sessions, request_log())
+    base, write = version_of(1, 0), LoggedWrite("key", b"x")
+    keeper.copies[1] = SlotCopy(1, history=(base,), whole=True)
+    keeper.take("connection", [Lead(1, 1, (base,)), Writes(1, 1, base, base + 1, (write,), base)], 0.0)
+
+    assert keeper.take("connection", [Writes(1, 1, base + 1, base + 2, (), base + 1)], 0.0) == []
+    assert sessions.stored(1, "key") is not None
+
+
+async def test_what_can_wait_goes_with_the_next_frame() -> None:
+    active = Active((1, 2))
+    async with active.connected(free_port()) as connection:
+        for slot in (1, 2):
+            active.streams[slot].at(B, At(slot, 1, version_of(1, 0), whole=True))
+            active.write(slot, "key", b"x")
+        while connection._frame():
+            pass
+        active.streams[2].saved += 1
+        active.streams[2].tell_saved(B)
+        connection._wake.clear()
+
+        connection.send_along(2)
+        assert not connection._wake.is_set()
+        active.write(1, "key", b"y")
+        assert {message.slot for message in connection._frame()} == {1, 2}
+
+
 async def test_an_active_hears_that_its_epoch_is_over() -> None:
     active = Active()
     async with keeper_here() as (keeper, sessions, port):
@@ -320,6 +350,28 @@ async def test_a_connection_with_nothing_to_send_shows_that_both_sides_live() ->
             heard, now = connection.heard_at, time.monotonic()
             await until(lambda: connection.heard_at > heard, what="the copy answers an empty frame")  # noqa: B023
             await until(lambda: keeper.silence(1, now) < 0, what="the copy hears of its active")  # noqa: B023
+
+
+async def test_a_connection_whose_frames_need_no_answer_shows_that_both_sides_live(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(copy_connection, "SAVED_TICKS", sys.maxsize)
+    active = Active(memory=True, members=[A, B])
+
+    async def tell_again() -> None:
+        while True:
+            active.streams[1]._readers[B].shown = -1
+            connection.send(1)
+            await asyncio.sleep(0.02)
+
+    async with keeper_here() as (keeper, _, port), active.connected(port) as connection:
+        keeper.copies[1] = copy_of_nothing(active, 1)
+        await active.until_visible(1, active.write(1, "key", b"x"))
+        telling = asyncio.create_task(tell_again())
+        for _ in range(3):
+            heard = connection.heard_at
+            await until(lambda: connection.heard_at > heard, what="the copy answers an empty frame")  # noqa: B023
+        telling.cancel()
 
 
 async def test_a_copy_hears_what_is_saved_though_nothing_is_written() -> None:

@@ -12,6 +12,18 @@ from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing.ids import trace_seed
 from understudy.telemetry.tracing.setup import start_telemetry
 
+PREPARES = """
+import sys
+from understudy.telemetry.tracing.export_queue import ExportQueue, QueueLimits
+from understudy.telemetry.tracing.otlp_grpc_exporter import OtlpExporter
+exporter = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
+before = exporter in sys.modules
+queue = ExportQueue("receiver", OtlpExporter("127.0.0.1:1"), QueueLimits())
+while exporter not in sys.modules:
+    queue._thread.join(0.01)
+print(before, queue.counts.waiting)
+"""
+
 
 async def contribute(instance: str, endpoint: str, traceparent: str, *recorded: tuple[str, int, int]):
     """Run a member in a process of its own; gives what it says about its spans."""
@@ -26,6 +38,13 @@ async def contribute(instance: str, endpoint: str, traceparent: str, *recorded: 
     said, complained = await process.communicate()
     assert (process.returncode, complained) == (0, b"")
     return json.loads(said)
+
+
+async def test_what_an_export_needs_is_loaded_before_there_is_a_span():
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", PREPARES, stdout=-1, cwd="/")
+    async with asyncio.timeout(60):
+        said, _ = await process.communicate()
+    assert said == b"False 0\n"
 
 
 async def test_two_members_and_a_control_server_build_one_trace_without_talking(tmp_path):
