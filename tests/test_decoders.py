@@ -1,5 +1,6 @@
 """No value in etcd, in a backup or in an answer ends a process: every decoder returns, or raises its one error."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from understudy.deploy.cli.commands_audit import _table
 from understudy.deploy.common.layout import Layout
 from understudy.deploy.data.backup_file import BackupError, check
+from understudy.deploy.inspect.audit import rows_of
 from understudy.deploy.inspect.traces import spans_of
+from understudy.statesync.audit.chain import Mark, verify
+from understudy.statesync.audit.entry import Chain, unseal
+from understudy.statesync.audit.log import end_in
 from understudy.statesync.etcd.client import EtcdClient, Event, Kv
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.heartbeat.heartbeat import Beat, BeatAnswer
@@ -202,6 +208,22 @@ def in_control_server(value: bytes) -> None:
     next_plan(world, 1.0)
 
 
+def sealed(value: bytes) -> bytes:
+    return b'{"entry":%b,"digest":"%b"}' % (value, hashlib.sha256(value).hexdigest().encode())
+
+
+def in_audit_log(value: bytes) -> None:
+    chain = Chain.OPERATORS
+    keys = [KEYS.audit_end(chain), KEYS.audit_anchor(chain), *(KEYS.audit_record(chain, n) for n in (1, 3))]
+    for record in (value, sealed(value)):
+        log = {key: Kv(key, record, 1, 1, 0) for key in keys}
+        end_in(log[keys[0]])
+        rows = rows_of(KEYS, log.values())
+        assert len(rows) == 2
+        _table({"pool": "cart", "records": rows})
+        assert all(len(fault) < 1000 for fault in verify(KEYS, chain, log).faults)
+
+
 DECODERS: dict[str, tuple[Callable[[bytes], Any], type[Exception] | tuple[()]]] = {
     "json": (read_json, ValueError),
     "object": (read_object, ValueError),
@@ -210,6 +232,10 @@ DECODERS: dict[str, tuple[Callable[[bytes], Any], type[Exception] | tuple[()]]] 
         for kind in (Member, Owner, SyncRecord, Intent, Lost, Revival, Table, ControlServer)
     },
     **{kind.__name__: (kind.decode, ValueError) for kind in (FailoverRecord, Beat, BeatAnswer)},
+    "end of a chain": (Mark.decode, ValueError),
+    "audit record": (unseal, ValueError),
+    "audit record with its digest": (lambda value: unseal(sealed(value)), ValueError),
+    "audit log": (in_audit_log, ()),
     "spec": (decode_spec, SpecError),
     "known spec": (decode_known_spec, SpecError),
     "spec in YAML": (lambda value: parse_spec(value.decode(errors="replace"), where="f"), SpecError),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from understudy.deploy.common.operator import reason_option, this_operator
 from understudy.deploy.common.options import EtcdOptions, etcd_options, examples, output_option, show, spec_file_option
 from understudy.deploy.common.printable import say
 
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
     epilog=examples(
         "understudy apply -f pool.yaml",
         "understudy apply -f pool.yaml --dry-run",
+        "understudy apply -f pool.yaml --reason 'more sessions for the sale'",
         "understudy apply -f pool.yaml --etcd etcd-0:2379,etcd-1:2379,etcd-2:2379",
     )
 )
 @spec_file_option()
 @click.option("--dry-run", is_flag=True, help="Change nothing; print each field that would change.")
+@reason_option
 @etcd_options
 @output_option
-def apply(spec_file: Path, dry_run: bool, etcd: EtcdOptions, output: str) -> None:
+def apply(spec_file: Path, dry_run: bool, reason: str, etcd: EtcdOptions, output: str) -> None:
     """Validate a pool spec and write it to etcd. The pool is created if it does not exist.
 
     A spec with an error, or one that contradicts the running pool, changes nothing.
@@ -42,7 +45,7 @@ def apply(spec_file: Path, dry_run: bool, etcd: EtcdOptions, output: str) -> Non
 
     spec = load_spec(spec_file)
     settings = etcd.settings(read_layout(state_directory(os.environ)))
-    view, other = asyncio.run(_apply(settings, spec, dry_run=dry_run))
+    view, other = asyncio.run(_apply(settings, spec, reason, dry_run=dry_run))
     if output == "table":
         _print_result(view)
     else:
@@ -53,7 +56,7 @@ def apply(spec_file: Path, dry_run: bool, etcd: EtcdOptions, output: str) -> Non
         raise SystemExit(1)
 
 
-async def _apply(etcd: "EtcdSettings", spec: "PoolSpec", *, dry_run: bool) -> tuple[dict[str, Any], str]:
+async def _apply(etcd: "EtcdSettings", spec: "PoolSpec", reason: str, *, dry_run: bool) -> tuple[dict[str, Any], str]:
     """The result, and for a new pool the name of a similar pool that exists, '' for none."""
     from understudy.deploy.data.apply import apply_spec, compare_spec
     from understudy.deploy.inspect.query import connect
@@ -62,7 +65,7 @@ async def _apply(etcd: "EtcdSettings", spec: "PoolSpec", *, dry_run: bool) -> tu
     async with connect(etcd) as client:
         result, fields = await compare_spec(client, spec)
         if not dry_run:
-            result = await apply_spec(client, spec)
+            result = await apply_spec(client, spec, this_operator("apply", etcd), reason)
         other = await neighbour(client, spec.pool) if result == "created" else ""
     view = {"pool": spec.pool, "dry_run": dry_run, "result": result, "changes": [asdict(field) for field in fields]}
     return view, other if _without_digits(other) != _without_digits(spec.pool) else ""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from understudy.deploy.common.errors import DeployError
+from understudy.deploy.common.operator import reason_option, this_operator
 from understudy.deploy.common.options import (
     EtcdOptions,
     PoolLocation,
@@ -251,9 +252,10 @@ def backup(file: Path, force: bool, pool: str | None, etcd: EtcdOptions, output:
     is_flag=True,
     help="Delete the sessions that the pool has now; without it a pool with sessions is refused.",
 )
+@reason_option
 @etcd_options
 @output_option
-def restore(file: Path, replace: bool, etcd: EtcdOptions, output: str) -> None:
+def restore(file: Path, replace: bool, reason: str, etcd: EtcdOptions, output: str) -> None:
     """Restore a pool's spec and sessions from FILE. Stop all sidecars of the pool first.
 
     The whole FILE is checked before anything is changed. Expired sessions are not restored. Every session gets a new
@@ -271,7 +273,14 @@ def restore(file: Path, replace: bool, etcd: EtcdOptions, output: str) -> None:
         async with connect(settings) as client:
             with _progress("sessions", contents.header.sessions) as advance:
                 boot = f"restored-{secrets.token_hex(8)}"
-                done = await Restore(client, contents, boot=boot, progress=advance).run(replace=replace)
+                done = await Restore(
+                    client,
+                    contents,
+                    boot=boot,
+                    progress=advance,
+                    actor=this_operator("restore", settings),
+                    reason=reason,
+                ).run(replace=replace)
         return {
             "pool": contents.header.pool,
             "restored": done.sessions,

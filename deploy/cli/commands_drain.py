@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from understudy.deploy.common.errors import NegativeAnswer
+from understudy.deploy.common.operator import reason_option, this_operator
 from understudy.deploy.common.options import (
     EtcdOptions,
     PoolLocation,
@@ -57,15 +58,16 @@ wait_option = shown_option(
 @click.command(
     epilog=examples(
         "understudy drain cart-1",
-        "understudy drain cart-1 --for 10m",
+        "understudy drain cart-1 --for 10m --reason 'replace its disk'",
     )
 )
 @click.argument("member")
 @for_option
+@reason_option
 @wait_option
 @pool_option(required=False)
 @etcd_options
-def drain(member: str, seconds: float | None, wait: float, pool: str | None, etcd: EtcdOptions) -> None:
+def drain(member: str, seconds: float | None, reason: str, wait: float, pool: str | None, etcd: EtcdOptions) -> None:
     """Take MEMBER out of service. It hands all its slots over to other members, and no request fails.
 
     If something prevents the handover, the command prints what it is. The member stays out of service until
@@ -74,13 +76,15 @@ def drain(member: str, seconds: float | None, wait: float, pool: str | None, etc
     Exit code 1: the member does not exist, no other member can take its slots, it still owns slots after --wait, or
     it ended before it had handed over all its slots.
     """
-    asyncio.run(_drain(locate_pool(etcd, pool), member, seconds, wait))
+    asyncio.run(_drain(locate_pool(etcd, pool), member, seconds, reason, wait))
 
 
-async def _drain(place: PoolLocation, member: str, seconds: float | None, wait: float) -> None:
+async def _drain(place: PoolLocation, member: str, seconds: float | None, reason: str, wait: float) -> None:
     from understudy.deploy.common.console_style import utc_time
     from understudy.deploy.inspect.draining import takers
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
+    from understudy.statesync.audit.entry import Act
+    from understudy.statesync.audit.log import OperatorLog
     from understudy.statesync.pool.records import Intent
 
     async with connect(place.etcd) as client:
@@ -94,7 +98,13 @@ async def _drain(place: PoolLocation, member: str, seconds: float | None, wait: 
                 "bring one back with 'understudy undrain'"
             )
         intent = Intent(member, now + seconds if seconds else 0.0, now)
-        await client.put(state.keys.intent(member), intent.encode())
+        act = Act(
+            f"drain {member}",
+            detail=f"until {utc_time(intent.until)}" if seconds else "",
+            undo=f"understudy undrain {member} --pool {place.pool}",
+        )
+        log = OperatorLog(client, state.keys, this_operator("drain", place.etcd), reason)
+        await log.put(act, state.keys.intent(member), intent.encode())
         if not await follow_until_empty(client, place.pool, member, lambda _: {member}, wait, state):
             until = f"until {utc_time(intent.until)}, or " if seconds else ""
             say(f"{member} is drained {until}until 'understudy undrain {member}'")
@@ -102,23 +112,28 @@ async def _drain(place: PoolLocation, member: str, seconds: float | None, wait: 
 
 @click.command(epilog=examples("understudy undrain cart-1"))
 @click.argument("member")
+@reason_option
 @pool_option(required=False)
 @etcd_options
-def undrain(member: str, pool: str | None, etcd: EtcdOptions) -> None:
+def undrain(member: str, reason: str, pool: str | None, etcd: EtcdOptions) -> None:
     """Bring MEMBER back into service. It gets its share of the slots back, a few at a time.
 
     Exit code 1: the member does not exist, or is not drained.
     """
-    asyncio.run(_undrain(locate_pool(etcd, pool), member))
+    asyncio.run(_undrain(locate_pool(etcd, pool), member, reason))
 
 
-async def _undrain(place: PoolLocation, member: str) -> None:
+async def _undrain(place: PoolLocation, member: str, reason: str) -> None:
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
+    from understudy.statesync.audit.entry import Act
+    from understudy.statesync.audit.log import OperatorLog
 
     async with connect(place.etcd) as client:
         state, _ = await read_pool(client, place.pool)
         require_pool(state, place.etcd)
-        if not await client.delete(state.keys.intent(member)):
+        log = OperatorLog(client, state.keys, this_operator("undrain", place.etcd), reason)
+        act = Act(f"undrain {member}", undo=f"understudy drain {member} --pool {place.pool}")
+        if not await log.delete(act, state.keys.intent(member)):
             _require_member(state, member)
             raise NegativeAnswer(f"{member} is not drained")
         say(f"{member} is in service again")

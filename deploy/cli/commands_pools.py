@@ -84,7 +84,7 @@ def _pools_table(view: dict[str, Any]) -> "RenderableType":
 @click.option("--force", is_flag=True, help="Delete even while members or control servers of the pool run.")
 @etcd_options
 def delete(name: str, yes: bool, force: bool, etcd: EtcdOptions) -> None:
-    """Delete POOL from etcd: its spec, its owner records and all its sessions.
+    """Delete POOL from etcd: its spec, its owner records, its audit log and all its sessions.
 
     Stop its members and control servers first. Only a backup can bring the pool back ('understudy backup').
     """

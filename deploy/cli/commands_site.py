@@ -8,6 +8,7 @@ import click
 
 from understudy.deploy.cli.commands_drain import follow_until_empty, for_option, wait_option
 from understudy.deploy.common.errors import NegativeAnswer
+from understudy.deploy.common.operator import reason_option, this_operator
 from understudy.deploy.common.options import (
     EtcdOptions,
     PoolLocation,
@@ -41,7 +42,7 @@ def site() -> None:
 @site.command(
     epilog=examples(
         "understudy site offline east",
-        "understudy site offline east --for 30m -o json",
+        "understudy site offline east --for 30m --reason 'power test' -o json",
     )
 )
 @click.argument("name", metavar="SITE")
@@ -49,12 +50,20 @@ def site() -> None:
 @click.option(
     "--force", is_flag=True, help="Accept a site without members; members that start there later get no slots."
 )
+@reason_option
 @wait_option
 @pool_option(required=False)
 @etcd_options
 @output_option
 def offline(
-    name: str, seconds: float | None, force: bool, wait: float, pool: str | None, etcd: EtcdOptions, output: str
+    name: str,
+    seconds: float | None,
+    force: bool,
+    reason: str,
+    wait: float,
+    pool: str | None,
+    etcd: EtcdOptions,
+    output: str,
 ) -> None:
     """Take SITE out of service. Its members hand all their slots over, and no request fails.
 
@@ -68,12 +77,17 @@ def offline(
     require_name("SITE", name)
     now = time.time()
     intent = Intent(site=name, until=now + seconds if seconds else 0.0, since=now)
-    view = asyncio.run(_offline(locate_pool(etcd, pool), intent, wait, force=force, quiet=output != "table"))
+    view = asyncio.run(_offline(locate_pool(etcd, pool), intent, reason, wait, force=force, quiet=output != "table"))
     show(output, view, _line)
 
 
-async def _offline(place: PoolLocation, intent: "Intent", wait: float, *, force: bool, quiet: bool) -> dict[str, Any]:
+async def _offline(
+    place: PoolLocation, intent: "Intent", reason: str, wait: float, *, force: bool, quiet: bool
+) -> dict[str, Any]:
+    from understudy.deploy.common.console_style import utc_time
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
+    from understudy.statesync.audit.entry import Act
+    from understudy.statesync.audit.log import OperatorLog
 
     site = intent.site
     async with connect(place.etcd) as client:
@@ -87,7 +101,13 @@ async def _offline(place: PoolLocation, intent: "Intent", wait: float, *, force:
             raise NegativeAnswer(
                 f"{site} is the last site that can serve pool {place.pool}: bring another site into service first"
             )
-        await client.put(state.keys.site_intent(site), intent.encode())
+        act = Act(
+            f"site offline {site}",
+            detail=f"until {utc_time(intent.until)}" if intent.until else "",
+            undo=f"understudy site online {site} --pool {place.pool}",
+        )
+        log = OperatorLog(client, state.keys, this_operator("site offline", place.etcd), reason)
+        await log.put(act, state.keys.site_intent(site), intent.encode())
         left = await follow_until_empty(
             client, place.pool, f"site {site}", lambda state: set(_members_of(state, site)), wait, state, quiet=quiet
         )
@@ -96,24 +116,29 @@ async def _offline(place: PoolLocation, intent: "Intent", wait: float, *, force:
 
 @site.command(epilog=examples("understudy site online east"))
 @click.argument("name", metavar="SITE")
+@reason_option
 @pool_option(required=False)
 @etcd_options
 @output_option
-def online(name: str, pool: str | None, etcd: EtcdOptions, output: str) -> None:
+def online(name: str, reason: str, pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """Bring SITE back into service. Its members get their share of the slots back, a few at a time.
 
     Exit code 1: the site is not offline.
     """
-    show(output, asyncio.run(_online(locate_pool(etcd, pool), name)), _line)
+    show(output, asyncio.run(_online(locate_pool(etcd, pool), name, reason)), _line)
 
 
-async def _online(place: PoolLocation, site: str) -> dict[str, Any]:
+async def _online(place: PoolLocation, site: str, reason: str) -> dict[str, Any]:
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
+    from understudy.statesync.audit.entry import Act
+    from understudy.statesync.audit.log import OperatorLog
 
     async with connect(place.etcd) as client:
         state, _ = await read_pool(client, place.pool)
         require_pool(state, place.etcd)
-        if not await client.delete(state.keys.site_intent(site)):
+        log = OperatorLog(client, state.keys, this_operator("site online", place.etcd), reason)
+        act = Act(f"site online {site}", undo=f"understudy site offline {site} --pool {place.pool}")
+        if not await log.delete(act, state.keys.site_intent(site)):
             known = bool(_members_of(state, site))
             raise NegativeAnswer(f"site {site} is not offline") if known else _unknown(state, site)
         return {"site": site, "offline": False, "members": _members_of(state, site)}

@@ -1,16 +1,14 @@
 """``understudy slots``: lists slots whose newest writes are lost, and lets them go on with what etcd has."""
 
 import asyncio
-import getpass
-import os
 import re
-import socket
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
+from understudy.deploy.common.operator import reason_option, this_operator
 from understudy.deploy.common.options import (
     EtcdOptions,
     PoolLocation,
@@ -119,6 +117,7 @@ def _slot_numbers(context: click.Context, parameter: click.Parameter, value: tup
 @click.argument("numbers", metavar="[SLOT]...", nargs=-1, callback=_slot_numbers)
 @click.option("--all-waiting", is_flag=True, help="Revive all slots that 'understudy slots waiting' lists.")
 @click.option("--yes", is_flag=True, help="Give the writes up without asking.")
+@reason_option
 @shown_option(
     "--wait",
     type=click.FloatRange(min=0),
@@ -132,6 +131,7 @@ def revive(
     numbers: list[int],
     all_waiting: bool,
     yes: bool,
+    reason: str,
     wait: float,
     pool: str | None,
     etcd: EtcdOptions,
@@ -150,7 +150,7 @@ def revive(
         raise click.UsageError("give the slots, or --all-waiting")
     place = locate_pool(etcd, pool)
     chosen = _chosen(asyncio.run(_read(place)), numbers, yes=yes)
-    view = asyncio.run(_revive(place, chosen, wait, quiet=output != "table"))
+    view = asyncio.run(_revive(place, chosen, reason, wait, quiet=output != "table"))
     show(output, view, _line)
 
 
@@ -185,29 +185,40 @@ def _confirm() -> None:
         raise SystemExit(1)
 
 
-async def _revive(place: PoolLocation, chosen: "list[WaitingSlot]", wait: float, *, quiet: bool) -> dict[str, Any]:
+async def _revive(
+    place: PoolLocation, chosen: "list[WaitingSlot]", reason: str, wait: float, *, quiet: bool
+) -> dict[str, Any]:
     from understudy.deploy.inspect.query import connect
 
     async with connect(place.etcd) as client:
-        await _give_word(client, place.pool, chosen)
+        await _give_word(client, place, chosen, reason)
         left = await _follow(client, place.pool, chosen, wait, quiet=quiet)
     done = sorted(one.slot for one in chosen if one.slot not in left)
     return {"pool": place.pool, "revived": done, "waiting": sorted(left)}
 
 
-async def _give_word(client: "EtcdClient", pool: str, chosen: "list[WaitingSlot]") -> None:
+async def _give_word(client: "EtcdClient", place: PoolLocation, chosen: "list[WaitingSlot]", reason: str) -> None:
     """Write the operator's word, if the owner records are still those that the user was shown."""
+    from understudy.deploy.inspect.views import ranges
+    from understudy.statesync.audit.entry import Act
+    from understudy.statesync.audit.log import OperatorLog
     from understudy.statesync.etcd.client import ModRevision, Put
     from understudy.statesync.pool.keys import PoolKeys
     from understudy.statesync.pool.records import Revival
 
-    keys, by, now = PoolKeys(pool), _operator(), time.time()
+    keys, actor, now = PoolKeys(place.pool), this_operator("slots revive", place.etcd), time.time()
+    log, by = OperatorLog(client, keys, actor, reason), f"{actor.who}@{actor.host}"
     for start in range(0, len(chosen), SLOTS_TOGETHER):
         part = chosen[start : start + SLOTS_TOGETHER]
-        result = await client.txn(
+        gone = sorted({process.member for one in part for process in one.missing})
+        act = Act(
+            f"slots revive {ranges(one.slot for one in part)}", detail=f"gives up writes in memory of {', '.join(gone)}"
+        )
+        result = await log.txn(
+            act,
             [ModRevision(keys.owner(one.slot), one.fence) for one in part],
             [Put(keys.revival(one.slot), Revival(one.owner.epoch, by, now).encode()) for one in part],
-            [],
+            before=max(one.fence for one in part),
         )
         if not result.succeeded:
             raise NegativeAnswer("a slot was claimed in the meantime: see 'understudy slots waiting', and try again")
@@ -240,15 +251,6 @@ async def _follow(
                 "see 'understudy slots waiting' and the logs of the members"
             )
         await asyncio.sleep(POLL_INTERVAL)
-
-
-def _operator() -> str:
-    """Who gives the word: the user and the machine."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container without a user database
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 def _line(view: dict[str, Any]) -> str:

@@ -35,6 +35,7 @@ SECTIONS = {
         "sessions": ("understudy.deploy.cli.commands_read", "List sessions with slot, size and expiry."),
         "failovers": ("understudy.deploy.cli.commands_read", "List takeovers and handovers, latest first."),
         "trace": ("understudy.deploy.cli.commands_read", "Show one takeover or handover phase by phase."),
+        "audit": ("understudy.deploy.cli.commands_audit", "Show who did what to a pool, why, and how to undo it."),
         "slo": ("understudy.deploy.cli.commands_slo", "Check failovers against the pool's objectives."),
     },
     "Operate": {

@@ -3,10 +3,13 @@
 A refused spec changes nothing.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from understudy.statesync.audit.entry import Act, Actor
+from understudy.statesync.audit.log import OperatorLog
 from understudy.statesync.etcd.client import Compare, CreateRevision, EtcdClient, Kv, ModRevision, Put
 from understudy.statesync.parsing.stored import read_object
 from understudy.statesync.pool.keys import PoolKeys
@@ -27,27 +30,41 @@ class Change:
     after: Any
 
 
-async def apply_spec(client: EtcdClient, spec: PoolSpec) -> Applied:
-    """Make ``spec`` the pool's spec.
+async def apply_spec(client: EtcdClient, spec: PoolSpec, actor: Actor, reason: str = "") -> Applied:
+    """Make ``spec`` the pool's spec; ``actor`` does so, and the audit log gets a record of it.
 
     Raises:
         SpecError: it contradicts the running pool, or this version cannot read the spec in etcd.
         Unavailable: etcd did not answer. OutcomeUnknown: it may be written; applying it again is safe.
         CompareFailed: other commands wrote the spec at the same time.
     """
-    key = PoolKeys(spec.pool).spec
-    value = spec.encode()
+    keys = PoolKeys(spec.pool)
+    key, value, log = keys.spec, spec.encode(), OperatorLog(client, keys, actor, reason)
     for attempt in range(_ATTEMPTS):
         found = await client.get(key)
-        if await _running_spec(client, found, spec) == spec:
+        running = await _running_spec(client, found, spec)
+        if running == spec:
             return "unchanged"
         compare: Compare = ModRevision(key, found.mod_revision) if found else CreateRevision(key, 0)
-        result = await client.txn([compare], [Put(key, value)])
+        before = found.mod_revision if found else 0
+        result = await log.txn(_act(spec, running, key, before), [compare], [Put(key, value)], before)
         if attempt == _ATTEMPTS - 1:
             result.or_conflict("apply")
         if result.succeeded:
             break
     return "created" if found is None else "changed"
+
+
+def _act(spec: PoolSpec, running: PoolSpec | None, key: str, before: int) -> Act:
+    """The act of applying ``spec`` over the ``running`` one, which was written at revision ``before``; 0: never."""
+    if running is None:
+        detail = "in place of a record that is no spec" if before else "new pool"
+        return Act("apply", detail, undo="" if before else f"understudy pools delete {spec.pool}")
+    detail = "; ".join(
+        f"{one.field}: {json.dumps(one.before)} -> {json.dumps(one.after)}" for one in changes(running, spec)
+    )
+    former = f"etcdctl get {key} --rev={before} --print-value-only"
+    return Act("apply", detail, undo=f"{former} | understudy apply -f /dev/stdin")
 
 
 async def compare_spec(client: EtcdClient, spec: PoolSpec) -> tuple[Applied, list[Change]]:

@@ -9,6 +9,8 @@ compares these records. So if a member starts too early and claims a slot, the r
 writes the owner records again, so that a member that claims them has read every restored session (docs/ownership.md,
 "Catching up"). Then it writes the spec.
 
+The beginning and the end of a restore are records of the audit log. A backup has no audit log.
+
 A backup has what etcd has. In a pool with ``durability: replicas`` the newest writes may be in the memory of members
 alone, for ``replication.checkpoint_ms``. A backup has no sync sets, and a restore deletes those that there are.
 
@@ -36,6 +38,8 @@ from understudy.deploy.data.backup_file import (
     writing,
 )
 from understudy.deploy.inspect.query import read_pool
+from understudy.statesync.audit.entry import Act, Actor
+from understudy.statesync.audit.log import OperatorLog, overtaken
 from understudy.statesync.etcd.client import (
     Compacted,
     Compare,
@@ -199,14 +203,24 @@ def refuse_unless_idle(state: PoolState, contents: Contents, sessions: int, *, r
 
 
 class Restore:
-    """One restore of a checked backup."""
+    """One restore of a checked backup. See :class:`OperatorLog` for ``actor`` and ``reason``."""
 
-    def __init__(self, client: EtcdClient, contents: Contents, *, boot: str, progress: Progress) -> None:
+    def __init__(
+        self,
+        client: EtcdClient,
+        contents: Contents,
+        *,
+        boot: str,
+        progress: Progress,
+        actor: Actor,
+        reason: str = "",
+    ) -> None:
         self._client = client
         self._contents = contents
         self._keys = PoolKeys(contents.header.pool)
         self._boot = boot
         self._progress = progress
+        self._log = OperatorLog(client, self._keys, actor, reason)
         self._fences: dict[int, int] = {}
         self._done = Restored()
 
@@ -228,8 +242,14 @@ class Restore:
     async def _restore(self, state: PoolState, *, replace: bool) -> None:
         keys, contents = self._keys, self._contents
         spec = await self._client.get(keys.spec)
-        if spec is not None:
-            await self._guarded([ModRevision(keys.spec, spec.mod_revision)], [Delete(keys.spec)], "its spec changed")
+        before, name = spec.mod_revision if spec else 0, contents.path.name
+        await self._recorded(
+            Act(f"restore {name}", "begun: the pool has no spec until the end"),
+            before,
+            [ModRevision(keys.spec, before)],
+            [Delete(keys.spec)],
+            "its spec changed",
+        )
         known = {slot: at.record for slot, at in state.owners.items()}
         records = owners_after(contents.owners, known, contents.spec.slots, boot=self._boot, now=time.time())
         self._fences = {slot: at.revision for slot, at in state.owners.items()}
@@ -244,8 +264,12 @@ class Restore:
         if contents.encryption:
             await self._client.put(keys.encryption, contents.encryption)
         await self._put_owners(records)
-        await self._guarded(
-            [CreateRevision(keys.spec, 0)], [Put(keys.spec, contents.spec.encode())], "a spec was applied"
+        await self._recorded(
+            Act(f"restore {name}", f"ended: {self._done.sessions} sessions as of revision {contents.header.revision}"),
+            before,
+            [CreateRevision(keys.spec, 0)],
+            [Put(keys.spec, contents.spec.encode())],
+            "a spec was applied",
         )
 
     async def _put_owners(self, records: Mapping[int, Owner]) -> None:
@@ -302,6 +326,21 @@ class Restore:
 
     def _compares(self, slots: Iterable[int]) -> list[Compare]:
         return [ModRevision(self._keys.owner(slot), self._fences.get(slot, 0)) for slot in slots]
+
+    async def _recorded(
+        self, act: Act, before: int, compares: list[Compare], success: Sequence[Operation], otherwise: str
+    ) -> None:
+        """Like :meth:`_guarded`, with the audit record of ``act``; again when another command appends its own."""
+        while True:
+            new = await self._log.next(act, before)
+            try:
+                await self._guarded([*compares, new.compare], [*success, *new.puts], otherwise)
+            except RestoreStoppedError:
+                end = await self._client.get(new.compare.key)
+                if not overtaken(new, (end,) if end else ()):
+                    raise
+            else:
+                return
 
     async def _guarded(self, compares: list[Compare], success: Sequence[Operation], otherwise: str) -> TxnResult:
         """Commit if all compares hold. Otherwise raise :class:`RestoreStoppedError` with ``otherwise``."""

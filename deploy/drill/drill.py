@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
+from understudy.deploy.common.operator import this_operator
 from understudy.deploy.common.options import PoolLocation, TlsOptions
 from understudy.deploy.drill.conditions import (
     ClientView,
@@ -30,6 +31,8 @@ from understudy.deploy.drill.record import DrillRecorder
 from understudy.deploy.inspect.controls import AdminError, ask_control
 from understudy.deploy.inspect.query import read_pool, require_pool
 from understudy.deploy.inspect.sync import newest_revision, read_sync
+from understudy.statesync.audit.entry import Act
+from understudy.statesync.audit.log import OperatorLog
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
 from understudy.statesync.pool.records import Intent
 from understudy.statesync.pool.spec import Objectives, PoolSpec
@@ -181,7 +184,10 @@ class Drill:
         now = time.time()
         until = now + DRAIN_TIMEOUT + self._settings.seconds + RECOVERY_TIMEOUT
         self._drained = member
-        await self._etcd.put((await self._state()).keys.intent(member), Intent(member, until, now).encode())
+        keys = (await self._state()).keys
+        act = Act(f"drain {member}", why="drill", undo=f"understudy undrain {member} --pool {keys.pool}")
+        log = OperatorLog(self._etcd, keys, this_operator("drill", self._place.etcd))
+        await log.put(act, keys.intent(member), Intent(member, until, now).encode())
 
         async def owns() -> str:
             count = slots_by_member(await self._state()).get(member, 0)
@@ -211,7 +217,9 @@ class Drill:
         """Undo the fault and the drain. Safe to repeat."""
         await self._injector.undo()
         if self._drained:
-            await self._etcd.delete((await self._state()).keys.intent(self._drained))
+            keys = (await self._state()).keys
+            log = OperatorLog(self._etcd, keys, this_operator("drill", self._place.etcd))
+            await log.delete(Act(f"undrain {self._drained}", why="drill"), keys.intent(self._drained))
             self._drained = ""
 
     async def _target(self, state: PoolState, number: int) -> str:

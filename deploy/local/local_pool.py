@@ -29,6 +29,7 @@ from understudy.deploy.common.layout import (
     MemberAddresses,
     write_atomically,
 )
+from understudy.deploy.common.operator import this_operator
 from understudy.deploy.common.sidecar_arguments import (
     SidecarOptions,
     application_environment,
@@ -345,7 +346,7 @@ class LocalPool:
             write_atomically(self.settings.directory / ETCD_PEERS_FILE, json.dumps(self.layout.etcd_peers))
         await self.processes.start(*first)
         async with EtcdClient(self.layout.etcd) as client:
-            await apply_spec(client, self.settings.spec)
+            await apply_spec(client, self.settings.spec, this_operator("up", EtcdSettings(self.layout.etcd)))
         self._say("starting control server, members and front Envoy ...")
         self.processes.launch(*rest)
         app_timeout = self.settings.app_timeout if self.settings.app else START_TIMEOUT

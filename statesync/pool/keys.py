@@ -77,6 +77,14 @@ class PoolKeys:
         return f"{self.prefix}revivals/"
 
     @cached_property
+    def audit(self) -> str:
+        """Prefix of the audit log.
+
+        It stands just before the commit markers, so that :attr:`records` leaves out both as one range.
+        """
+        return f"{self.prefix}audit/"
+
+    @cached_property
     def commits(self) -> str:
         """Prefix of the members' commit markers."""
         return f"{self.prefix}commits/"
@@ -113,6 +121,22 @@ class PoolKeys:
     def encryption(self) -> str:
         """The id of the key that sessions are encrypted with, if they are."""
         return f"{self.prefix}encryption"
+
+    def audit_records(self, chain: str) -> str:
+        """Prefix of the records of one chain of the audit log."""
+        return f"{self.audit}{chain}/"
+
+    def audit_record(self, chain: str, number: int) -> str:
+        """One record of the audit log; within a chain the keys are in the order of time."""
+        return f"{self.audit_records(chain)}{number:012d}"
+
+    def audit_end(self, chain: str) -> str:
+        """The mark of the newest record of a chain of the audit log."""
+        return f"{self.audit}end/{chain}"
+
+    def audit_anchor(self, chain: str) -> str:
+        """The mark of the last record that retention removed from a chain of the audit log."""
+        return f"{self.audit}anchor/{chain}"
 
     def member(self, member: str) -> str:
         """A member's record; lives on the member's lease."""
@@ -175,11 +199,12 @@ class PoolKeys:
     def records(self) -> tuple[KeyRange, ...]:
         """The ranges of the pool's records, which change seldom.
 
-        They leave out what changes with every commit: commit markers, sessions, and records of requests.
+        They leave out what changes with every commit: commit markers, sessions, and records of requests. They also
+        leave out the audit log, which no process acts on.
         """
         whole, commits = self.everything, prefix_range(self.commits)
         return (
-            KeyRange(whole.start, commits.start),
+            KeyRange(whole.start, self.audit),
             KeyRange(commits.end, self.requests),
             KeyRange(prefix_range(self.sessions).end, whole.end),
         )

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from understudy.statesync.audit.entry import Actor
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.informer import Informer, InformerBatch
 from understudy.statesync.etcd.key_range import KeyRange, prefix_range
@@ -26,6 +27,7 @@ from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.tracing.names import COUNT_SECONDS
 from understudy.telemetry.tracing.setup import Telemetry
+from understudy.xds.control.decision_log import DecisionLog
 from understudy.xds.control.election import Leadership
 from understudy.xds.control.leader import Leader
 from understudy.xds.membership.answer_times import AnswerTimes
@@ -72,6 +74,7 @@ class Controller:
         cache: what xDS is served from.
         telemetry: where failovers are recorded, and the process's clock.
         timing: how long to wait for what.
+        actor: this control server, in the audit log.
         on_spec: awaited with the spec of every publication, as soon as its clusters are in the cache.
     """
 
@@ -84,6 +87,7 @@ class Controller:
         cache: ResourceCache,
         telemetry: Telemetry,
         timing: Timing,
+        actor: Actor,
         on_spec: Callable[[PoolSpec], Awaitable[None]] = ignore_spec,
     ) -> None:
         self._client = client
@@ -108,11 +112,13 @@ class Controller:
             reports=self.heartbeat.claim_reports,
             leads=lambda: leadership.is_leader,
         )
+        self._log = DecisionLog(client, keys, actor, leadership)
         self.leader = Leader(
             client,
             keys,
             leadership=leadership,
             state_builder=self.state_builder,
+            log=self._log,
             on_table=self.tracer.on_table,
             now_ns=telemetry.now_ns,
             first_table=FirstTableTimer(longest=int(timing.first_table * 1e9), quiet=int(timing.first_quiet * 1e9)),
@@ -127,6 +133,7 @@ class Controller:
             "heartbeats": self.heartbeat.run(),
             "publisher": self.publisher.run(),
             "leader": self.leader.run(),
+            "audit retention": self._log.run(),
             "failover tracer": self.tracer.run(),
         }
 

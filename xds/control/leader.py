@@ -2,7 +2,8 @@
 
 Every write is one transaction. It compares the `leader` key of this term and the table that it replaces. So a leader
 that was deposed, or that decided on old facts, changes nothing and decides again. After an unknown outcome the table is
-read back. The content of the table is decided in :mod:`understudy.xds.planning.plan`, and
+read back. The transaction also writes the table's record of the audit log (:mod:`understudy.xds.control.decision_log`).
+The content of the table is decided in :mod:`understudy.xds.planning.plan`, and
 :mod:`understudy.xds.tracing.failover_tracer` records how long the changes took.
 """
 
@@ -12,10 +13,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from understudy.statesync.etcd.client import CreateRevision, EtcdClient, EtcdError, ModRevision, OutcomeUnknown, Put
+from understudy.statesync.etcd.client import (
+    CreateRevision,
+    EtcdClient,
+    EtcdError,
+    Get,
+    ModRevision,
+    OutcomeUnknown,
+    Put,
+)
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.process.services import set_within
+from understudy.xds.control.decision_log import DecisionLog
 from understudy.xds.control.election import Leadership
 from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.membership.state_builder import StateBuilder
@@ -25,6 +35,8 @@ from understudy.xds.planning.plan import DecisionInputs, FirstTableTimer, TableP
 logger = logging.getLogger(__name__)
 
 RETRY_INTERVAL = 0.2
+ATTEMPTS = 2
+"""A second attempt is made at once if only the audit log was changed by somebody else."""
 TableWritten = Callable[[ClusterState, TablePlan, int], None]
 """Called with the pool before the table, the plan that was written, and the time (ns)."""
 
@@ -37,6 +49,7 @@ class Leader:
         keys: key names of the pool.
         leadership: whether this server leads, and the fence of its term.
         state_builder: the pool as this server sees it.
+        log: the audit log, which gets a record of every table.
         on_table: called with every table written.
         now_ns: the process's clock.
         first_table: how long the first table of a pool waits for members.
@@ -51,6 +64,7 @@ class Leader:
         *,
         leadership: Leadership,
         state_builder: StateBuilder,
+        log: DecisionLog,
         on_table: TableWritten,
         now_ns: Callable[[], int],
         first_table: FirstTableTimer,
@@ -61,6 +75,7 @@ class Leader:
         self._keys = keys
         self._leadership = leadership
         self._state_builder = state_builder
+        self._log = log
         self._on_table = on_table
         self._now = now_ns
         self._first_table = first_table
@@ -116,7 +131,12 @@ class Leader:
         """Write the table that the pool needs; False if it could not be written."""
         # The state is frozen. A thread can decide on it, so that a large pool's decision does not delay heartbeats.
         read_at = self._state_builder.table_fence
-        plan = await asyncio.to_thread(self._damped_plan, cluster)
+        prepared = asyncio.create_task(self._log.prepare())  # meanwhile, so that it delays no table
+        try:
+            plan = await asyncio.to_thread(self._damped_plan, cluster)
+            await prepared
+        finally:
+            prepared.cancel()
         if plan is None:
             return True
         if not self._leadership.is_leader:
@@ -176,11 +196,20 @@ class Leader:
         """Replace the table written at ``read_at`` (0: there is none); returns the revision, or 0 if that failed."""
         key, value = self._keys.table, plan.table.encode()
         guard = ModRevision(key, read_at) if read_at else CreateRevision(key, 0)
-        try:
-            result = await self._client.txn([self._leadership.fence, guard], [Put(key, value)])
-        except OutcomeUnknown:
-            found = await self._client.get(key)
-            if found is not None and found.value == value:
-                return found.mod_revision
-            raise
-        return result.revision if result.succeeded else 0
+        for _ in range(ATTEMPTS):
+            record = self._log.next(plan, read_at)
+            compares = [self._leadership.fence, guard, record.compare]
+            try:
+                result = await self._client.txn(compares, [Put(key, value), *record.puts], [Get(record.compare.key)])
+            except OutcomeUnknown:
+                self._log.forget()
+                found = await self._client.get(key)
+                if found is not None and found.value == value:
+                    return found.mod_revision
+                raise
+            if result.succeeded:
+                self._log.written(record, result.revision)
+                return result.revision
+            if not self._log.correct(record, result.answers[0]):
+                break
+        return 0

@@ -11,6 +11,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from understudy.statesync.audit.entry import Actor
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.pools import PoolWatch
@@ -52,6 +53,7 @@ class PoolService:
         client: the etcd client.
         lease: the lease of the process.
         record: name and addresses of this server.
+        actor: this server in the audit log.
         telemetry: what this pool's spans are recorded with; its ``on_span`` is set here.
         quota: how many xDS streams this pool may have open, and how many heartbeat streams.
         standing_delay: see :class:`~understudy.xds.control.election.Leadership`.
@@ -68,6 +70,7 @@ class PoolService:
         *,
         lease: ProcessLease,
         record: ControlServer,
+        actor: Actor,
         telemetry: Telemetry,
         quota: QuotaLimits | None = None,
         standing_delay: Callable[[str], float] = at_once,
@@ -86,6 +89,7 @@ class PoolService:
             cache=self.cache,
             telemetry=telemetry,
             timing=settings.timing,
+            actor=actor,
             on_spec=listeners.apply_spec,
         )
         self.leadership.on_change = self.controller.leadership_changed

@@ -23,6 +23,8 @@ import grpc
 import msgspec
 from prometheus_client import CollectorRegistry
 
+from understudy.statesync.audit.actor import this_process
+from understudy.statesync.audit.entry import Actor
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
 from understudy.statesync.pool.access import EtcdMissing, await_etcd
 from understudy.statesync.pool.keys import PoolKeys
@@ -115,7 +117,8 @@ async def serve_until(settings: ControlSettings, stop: asyncio.Event) -> None:
             service_version(),
             every_pool=not settings.pools,
         )
-        process = _Process(settings, server, listener, store, client, telemetry, record)
+        actor = this_process(settings.name, "control", settings.etcd)
+        process = _Process(settings, server, listener, store, client, telemetry, record, actor)
         if settings.only:
             await process.serve_one(stop)
         else:
@@ -132,13 +135,20 @@ class _Process(msgspec.Struct, frozen=True):
     client: EtcdClient
     telemetry: Telemetry
     record: ControlServer
+    actor: Actor
 
     async def serve_one(self, stop: asyncio.Event) -> None:
         """Serve the one pool that this process is for. If a service of it fails, the process ends."""
         await _require_own_name(self.client, PoolKeys(self.settings.only), self.record)
         lease = ProcessLease(self.client, self.settings.lease)
         service = PoolService(
-            self.settings.only, self.settings, self.client, lease=lease, record=self.record, telemetry=self.telemetry
+            self.settings.only,
+            self.settings,
+            self.client,
+            lease=lease,
+            record=self.record,
+            actor=self.actor,
+            telemetry=self.telemetry,
         )
         service.ads.register(self.server)
         service.heartbeat.register(self.server)
@@ -175,6 +185,7 @@ class _Process(msgspec.Struct, frozen=True):
                 self.client,
                 lease=lease,
                 record=self.record,
+                actor=self.actor,
                 telemetry=self.telemetry.with_attributes({POOL: pool}),
                 quota=ONE_OF_SEVERAL,
                 standing_delay=standing_delay,

@@ -402,6 +402,13 @@ async def test_slots_whose_newest_writes_are_gone_are_listed_and_revived_when_th
     assert (now.exit_code, json.loads(now.output)["waiting"]) == (0, [0])
     word = Revival.decode((await client.get(keys.revival(0))).value)
     assert (word.epoch, "@" in word.by) == (owner.epoch, True)
+    entry = json.loads(understudy("audit", "-n", "1", *place, "-o", "json").output)["records"][0]
+    assert (entry["what"], entry["detail"], entry["undo"]) == (
+        "slots revive 0",
+        "gives up writes in memory of cart-1, cart-9",
+        "",
+    )
+    assert entry["revision"] == (await client.get(keys.revival(0))).mod_revision
     slow = understudy("slots", "revive", "--all-waiting", "--yes", "--wait", "0.1", *place)
     assert (slow.exit_code, "slots 0 are not served after 0.1 s" in slow.stderr) == (1, True)
 

@@ -22,6 +22,8 @@ from tests.harness.waiting import stays, until
 from understudy.deploy.cli.main import cli
 from understudy.deploy.data.backup import Restore, RestoreStoppedError, owners_after, write_backup
 from understudy.deploy.data.backup_file import OwnerLine, SessionLine, check, sessions_in
+from understudy.statesync.audit.entry import Actor, Chain, unseal
+from understudy.statesync.audit.log import read_newest
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.records import Owner, SyncRecord
 from understudy.statesync.pool.slots import slot_of
@@ -34,6 +36,7 @@ from understudy.statesync.sessions.session_crypto import EncryptionKey, SealedSe
 
 FOREVER = 2**53
 ONCE = {"Idempotency_Key": "order-1", "Understudy_Caller": "anna"}
+ANNA = Actor("anna", "here", "restore, pid 1")
 SESSION = Session("text/plain", b"hello", FOREVER, epoch=1)
 
 
@@ -73,6 +76,13 @@ async def asked(
         return None if answer[0] == 503 else answer
 
     return await until(answered, 40, f"{name} answers {method} {path}")
+
+
+async def recorded(pool: SidecarPool) -> list[tuple[str, str, str]]:
+    """What the audit log says of operators: what, the beginning of the detail, why."""
+    kvs, _ = await read_newest(pool.client, pool.keys, Chain.OPERATORS, 0)
+    entries = [unseal(kv.value).entry for kv in kvs]
+    return [(entry.what, entry.detail.partition(":")[0], entry.why) for entry in entries]
 
 
 async def put_session(pool: SidecarPool, key: str, session: Session = SESSION) -> str:
@@ -150,7 +160,8 @@ async def test_members_with_other_names_take_up_a_restored_pool(
     assert (await operator.backup(tmp_path / "b"))[0] == 0
     await stop_all(pool)
     await pool.client.delete(pool.keys.everything)
-    assert (await operator.restore(tmp_path / "b"))[0] == 0
+    assert (await operator.restore(tmp_path / "b", "--reason", "a fire"))[0] == 0
+    assert await recorded(pool) == [("restore b", "begun", "a fire"), ("restore b", "ended", "a fire")]
 
     await pool.start("x", "y")
     await pool.settle(("x", "y"))
@@ -434,10 +445,10 @@ async def test_a_restore_that_etcd_left_in_the_lurch_is_told_so_and_can_be_made_
             etcd_server.kill()
 
         with pytest.raises(RestoreStoppedError, match="again with --replace"):
-            await Restore(pool.client, contents, boot="one", progress=kill).run(replace=True)
+            await Restore(pool.client, contents, boot="one", progress=kill, actor=ANNA).run(replace=True)
         await etcd_server.start()
         assert await pool.client.get(pool.keys.spec) is None
-        done = await Restore(pool.client, contents, boot="two", progress=lambda _: None).run(replace=True)
+        done = await Restore(pool.client, contents, boot="two", progress=lambda _: None, actor=ANNA).run(replace=True)
 
         assert (done.sessions, len(await sessions(pool))) == (300, 300)
         assert {owner.epoch for owner in (await pool.owners()).values()} == {2}

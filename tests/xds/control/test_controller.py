@@ -9,6 +9,7 @@ import pytest
 from tests.harness.waiting import until
 from tests.xds.ads_node import connected
 from tests.xds.control.control_pool import POOL, QUICK, SLOTS, SPEC, ControlPool, control_pool
+from understudy.statesync.audit.entry import Actor
 from understudy.statesync.etcd.client import EtcdClient, Event, Kv
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
@@ -22,6 +23,8 @@ from understudy.xds.control.process_lease import ProcessLease
 from understudy.xds.membership.member_health import Death, MemberChange
 from understudy.xds.server import types
 from understudy.xds.server.cache import ResourceCache
+
+ACTOR = Actor("control-1", "here", "control, pid 1")
 
 
 @pytest.fixture
@@ -555,6 +558,7 @@ async def test_a_deposed_leader_that_does_not_know_it_writes_nothing(pool):
         cache=ResourceCache(),
         telemetry=telemetry,
         timing=Timing(first_table=0.0),
+        actor=ACTOR,
     )
     running = asyncio.gather(*controller.services().values())
     try:
@@ -606,6 +610,7 @@ async def test_what_a_lost_member_held_up_does_not_make_hedges_wait_longer(dead:
         cache=ResourceCache(),
         telemetry=start_telemetry("understudy-control", "control-1"),
         timing=Timing(),
+        actor=ACTOR,
     )
     spec = Event("put", Kv(keys.spec, PoolSpec(pool=POOL).encode(), 1, 1, 0))
     controller._on_batch(InformerBatch(1, (spec,), reset=True))
