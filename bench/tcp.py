@@ -31,7 +31,7 @@ from tests.harness.waiting import free_port, until
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, build
 from understudy.xds.envoy.routing_view import Endpoint, RoutingView
-from understudy.xds.envoy.tcp import tcp_listener, tcp_settings
+from understudy.xds.envoy.tcp_listener import tcp_listener, tcp_settings
 
 RESULTS = ROOT / "bench/results/tcp.json"
 SHAPES = ((256, 3), (1024, 3), (4096, 3), (256, 16), (1024, 16), (4096, 16))

@@ -7,8 +7,8 @@ or one order is encoded once and remembered. Leaves the decision who serves what
 
 Names: ``<pool>/member/<member>``, ``<pool>/order/<active>+<standby>+...`` (``+`` cannot occur in a member's
 name, ``-`` can), ``<pool>/any``, ``<pool>/routes``; the listener is in :mod:`understudy.xds.envoy.listener`. A TCP pool
-has no routes and no orders but ``<pool>/slot/<slot>``, for a reason that :mod:`understudy.xds.envoy.tcp` tells; its
-listener is there.
+has no routes and no orders but ``<pool>/slot/<slot>``, for a reason that :mod:`understudy.xds.envoy.tcp_listener`
+tells; its listener is there.
 """
 
 import functools
@@ -62,7 +62,7 @@ from understudy.xds.envoy.messages import (
     UpstreamHttpOptions,
     Value,
 )
-from understudy.xds.envoy.routes import Terms, route_configuration
+from understudy.xds.envoy.routes import route_configuration, terms_of
 from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.server.wire import delimited
 
@@ -139,23 +139,6 @@ def build(view: RoutingView) -> dict[str, dict[str, bytes]]:
         any_cluster=everybody,
     )
     return {CLUSTER: clusters, ENDPOINTS: endpoints, ROUTES: {routes_name(pool): routes}}
-
-
-def terms_of(view: RoutingView) -> Terms:
-    """What of a spec goes into routes.
-
-    A hedge waits longer than nearly all answers take, unless the spec fixes the wait: an answer that takes as long as
-    usual says nothing of the member. Where most members are late hedges wait longer still, by as much as load grants to
-    silence at the most: a busy pool answers late, so that every request would be sent two to four times, and the copies
-    keep it busy.
-    """
-    spec = view.spec
-    retries = spec.retries
-    if retries.hedge_ms:
-        wait = retries.hedge_ms if retries.hedge == "fixed" else max(retries.hedge_ms, view.answer_ms)
-        wait += spec.liveness.load_cap_ms if view.late else 0
-        retries = retries.model_copy(update={"hedge_ms": wait})
-    return Terms(spec.session_key, spec.timeouts, retries, grpc=spec.protocol != "http1")
 
 
 def member_name(pool: str, member: str) -> str:

@@ -47,6 +47,7 @@ from understudy.xds.envoy.messages import (
     WeightedCluster,
     WeightedClusterClusterWeight,
 )
+from understudy.xds.envoy.routing_view import RoutingView
 from understudy.xds.server.wire import delimited
 
 REQUEST_STAMP = "%START_TIME(%s.%3f)%;%UNIQUE_ID%"
@@ -106,6 +107,23 @@ class Terms:
     timeouts: Timeouts
     retries: Retries
     grpc: bool
+
+
+def terms_of(view: RoutingView) -> Terms:
+    """What of a spec goes into routes.
+
+    A hedge waits longer than nearly all answers take, unless the spec fixes the wait: an answer that takes as long as
+    usual says nothing of the member. Where most members are late hedges wait longer still, by as much as load grants to
+    silence at the most: a busy pool answers late, so that every request would be sent two to four times, and the copies
+    keep it busy.
+    """
+    spec = view.spec
+    retries = spec.retries
+    if retries.hedge_ms:
+        wait = retries.hedge_ms if retries.hedge == "fixed" else max(retries.hedge_ms, view.answer_ms)
+        wait += spec.liveness.load_cap_ms if view.late else 0
+        retries = retries.model_copy(update={"hedge_ms": wait})
+    return Terms(spec.session_key, spec.timeouts, retries, grpc=spec.protocol != "http1")
 
 
 def route_configuration(*, name: str, terms: Terms, slot_clusters: Sequence[str], any_cluster: str) -> bytes:

@@ -1,7 +1,7 @@
 """The listeners of front Envoys: one for each group of Envoys with the same node metadata, as the pool's spec wants it.
 
 A group's listener is made when its first Envoy connects, and again when the spec changes its content. The content comes
-from :mod:`understudy.xds.envoy.listener` and :mod:`understudy.xds.envoy.tcp`.
+from :mod:`understudy.xds.envoy.listener` and :mod:`understudy.xds.envoy.tcp_listener`.
 """
 
 import logging
@@ -15,7 +15,7 @@ from understudy.xds.server.types import LISTENER
 from understudy.xds.server.wire import Node
 
 if TYPE_CHECKING:  # Envoy's message classes take 0.3 s to import: not while a control server starts
-    from understudy.xds.envoy.tcp import TcpSettings
+    from understudy.xds.envoy.tcp_listener import TcpSettings
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class ListenerGroups:
     async def set_listener(self, group: str) -> None:
         """Set the listener of a group of Envoys (:func:`group_of`)."""
         from understudy.xds.envoy.listener import listener, listener_name
-        from understudy.xds.envoy.tcp import tcp_listener
+        from understudy.xds.envoy.tcp_listener import tcp_listener
 
         listen, telemetry, traced = (*group.split(" "), "", "")[:3]
         try:
@@ -63,7 +63,7 @@ class ListenerGroups:
 
     async def apply_spec(self, spec: PoolSpec) -> None:
         """Make the listeners as this spec wants them, now and later; its clusters must be in the cache."""
-        from understudy.xds.envoy.tcp import tcp_settings
+        from understudy.xds.envoy.tcp_listener import tcp_settings
 
         settings = tcp_settings(spec)
         if settings == self._tcp:

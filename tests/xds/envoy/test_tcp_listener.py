@@ -22,7 +22,7 @@ from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.listener import listener_name
 from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, ROUTES, build
 from understudy.xds.envoy.routing_view import Endpoint, RoutingView
-from understudy.xds.envoy.tcp import TcpSettings, tcp_listener, tcp_settings
+from understudy.xds.envoy.tcp_listener import TcpSettings, tcp_listener, tcp_settings
 from understudy.xds.publishing.listener_groups import ListenerGroups
 from understudy.xds.server import types
 from understudy.xds.server.cache import ResourceCache
