@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from understudy.deploy.cli.watching import watch_option
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.common.key_command import KeyCommand
 from understudy.deploy.common.options import (
@@ -37,6 +38,7 @@ POLL_INTERVAL = 0.2
 @click.option(
     "--slot", type=click.IntRange(min=0), multiple=True, help="Show only this slot; repeatable. Default: all slots."
 )
+@watch_option
 @pool_option(required=False)
 @etcd_options
 @list_output_option
@@ -75,6 +77,7 @@ def table(every: bool, slot: tuple[int, ...], pool: str | None, etcd: EtcdOption
 )
 @click.option("--slot", type=click.IntRange(min=0), help="List only sessions of this slot. Default: all.")
 @shown_option("--limit", type=click.IntRange(1, 10_000), default=50, help="Maximum number of sessions.")
+@watch_option
 @pool_option(required=False)
 @etcd_options
 @list_output_option
@@ -108,6 +111,7 @@ def sessions(slot: int | None, limit: int, pool: str | None, etcd: EtcdOptions, 
 )
 @click.argument("key")
 @click.option("--body", is_flag=True, help="Also show the content of the session.")
+@watch_option
 @pool_option(required=False)
 @etcd_options
 @list_output_option
@@ -156,6 +160,7 @@ def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: s
     )
 )
 @shown_option("--limit", type=click.IntRange(1, 10_000), default=20, help="Maximum number of failovers.")
+@watch_option
 @pool_option(required=False)
 @etcd_options
 @list_output_option

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from understudy.deploy.cli.watching import watch_option
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.common.operator import reason_option, this_operator
 from understudy.deploy.common.options import (
@@ -56,6 +57,7 @@ def slots() -> None:
         "understudy slots waiting -o json",
     )
 )
+@watch_option
 @pool_option(required=False)
 @etcd_options
 @list_output_option

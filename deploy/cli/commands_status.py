@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from understudy.deploy.cli.watching import watch_option
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.options import (
     EtcdOptions,
@@ -49,6 +50,7 @@ LAST_KNOWN_EXIT_CODE = 3
     callback=address_list,
     help="HTTP addresses of control servers, used when etcd does not answer. Default: those of the local pool.",
 )
+@watch_option
 @pool_option(required=False)
 @etcd_options
 @tls_options
