@@ -32,6 +32,7 @@ POLL_INTERVAL = 0.2
         "understudy table",
         "understudy table --all",
         "understudy table --slot 17 -o json",
+        "understudy table --load",
     )
 )
 @click.option("--all", "every", is_flag=True, help="Print one line per slot.")
@@ -39,11 +40,13 @@ POLL_INTERVAL = 0.2
     "--slot", type=click.IntRange(min=0), multiple=True, help="Show only this slot; repeatable. Default: all slots."
 )
 @watch_option
+@click.option("--load", is_flag=True, help="Print one line per slot with its load, the busiest first.")
 @pool_option(required=False)
 @etcd_options
 @list_output_option
-def table(every: bool, slot: tuple[int, ...], pool: str | None, etcd: EtcdOptions, output: str) -> None:
+def table(every: bool, slot: tuple[int, ...], load: bool, pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """Show the slot table: the active, standby and backup members of all slots."""
+    from understudy.deploy.inspect.load import read_slot_loads, slot_load_table
     from understudy.deploy.inspect.member_views import slots_of
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.inspect.tables import slot_table
@@ -51,19 +54,23 @@ def table(every: bool, slot: tuple[int, ...], pool: str | None, etcd: EtcdOption
 
     place = locate_pool(etcd, pool)
 
-    async def run() -> dict[str, object]:
+    async def run() -> dict[str, Any]:
         async with connect(place.etcd) as client:
             state, _ = await read_pool(client, place.pool)
         require_pool(state, place.etcd)
         beyond = [number for number in slot if number >= slots_of(state)]
         if beyond:
             raise DeployError(f"--slot {beyond[0]}: pool {place.pool!r} has slots 0 to {slots_of(state) - 1}")
-        return table_view(state, sorted(set(slot)) or None)
+        view = table_view(state, sorted(set(slot)) or None)
+        if load:
+            loads = await read_slot_loads({name: at.record.http for name, at in state.controls.items()}, place.pool)
+            view["slots"] = [{**row, "load": loads.get(row["slot"])} for row in view["slots"]]
+        return view
 
     show(
         output,
         asyncio.run(run()),
-        lambda view: slot_table(view, every=every or bool(slot)),
+        lambda view: slot_load_table(view) if load else slot_table(view, every=every or bool(slot)),
         lambda view: [row["slot"] for row in view["slots"]],
     )
 

@@ -193,6 +193,11 @@ def _pools(context: click.Context, pools: tuple[str, ...], *, all_pools: bool) -
     help="Address for /metrics without a client certificate, HOST:PORT. Default: only on --peer.",
 )
 @click.option("--node", default="", help="Name of the machine, shown by 'understudy status -o json'. Default: none.")
+@click.option(
+    "--app-cgroup",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Directory of the application's cgroup (v2); its CPU and memory count as this member's load. Default: none.",
+)
 @click.option("--site", default="", help="Name of the site (failure domain). Default: none.")
 @shown_option(
     "--weight",
@@ -254,6 +259,7 @@ def sidecar(
     checks: "tuple[CheckSpec, ...]",
     metrics: str,
     node: str,
+    app_cgroup: Path | None,
     site: str,
     weight: int,
     priority: int,
@@ -291,6 +297,7 @@ def sidecar(
         checks=checks,
         metrics=metrics,
         node=node,
+        app_cgroup=app_cgroup,
         site=site,
         weight=weight,
         priority=priority,

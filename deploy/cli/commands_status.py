@@ -123,6 +123,7 @@ async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOp
     from understudy.deploy.inspect.draining import blocked_drains
     from understudy.deploy.inspect.envoys import read_envoys
     from understudy.deploy.inspect.fronts import front_warnings, read_fronts
+    from understudy.deploy.inspect.load import load_by_member
     from understudy.deploy.inspect.member_views import heard_by
     from understudy.deploy.inspect.missing_members import missing_warnings
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
@@ -151,6 +152,7 @@ async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOp
         envoys=envoys,
         processes=read_processes(place.directory) if place.layout else (),
         fronts=fronts,
+        load=load_by_member(statuses),
         warnings=[
             *waiting_warning(state),
             *blocked_drains(state, time.time()),

@@ -10,6 +10,7 @@ from rich.text import Text
 from understudy.deploy.common.console_style import coloured, plain_table, utc_time
 from understudy.deploy.inspect.envoys import envoys_table
 from understudy.deploy.inspect.fronts import fronts_table
+from understudy.deploy.inspect.load import load_table
 from understudy.deploy.inspect.member_views import View
 from understudy.deploy.inspect.views import summarise_table
 from understudy.telemetry.timing.duration import length
@@ -43,6 +44,8 @@ def status_table(view: View) -> RenderableType:
         parts.append(envoys)
     if view["fronts"]:
         parts.append(fronts_table(view["fronts"]))
+    if view["load"]:
+        parts.append(load_table(view["load"]))
     if view["processes"]:
         parts.append(processes_table(view["processes"]))
     parts += [Text(f"! {warning}", style="yellow") for warning in view["warnings"]]

@@ -30,6 +30,7 @@ def status_view(
     etcd: Sequence[EndpointStatus] = (),
     envoys: View | None = None,
     fronts: Sequence[View] = (),
+    load: Sequence[View] = (),
     processes: Sequence[Mapping[str, Any]] = (),
     warnings: Sequence[str] = (),
     heard: Mapping[tuple[str, str], MemberReport] | None = None,
@@ -44,6 +45,7 @@ def status_view(
         etcd: the state of each endpoint of etcd.
         envoys: the xDS state of Envoys (``understudy.deploy.inspect.envoys``).
         fronts: what front Envoys report about requests (``understudy.deploy.inspect.fronts``).
+        load: the load of each member (``understudy.deploy.inspect.load``).
         processes: the processes of a local pool.
         warnings: more warnings, such as those about drains (``understudy.deploy.inspect.draining``).
         heard: reports about members (``understudy.deploy.inspect.last_known``).
@@ -99,6 +101,7 @@ def status_view(
         ],
         "envoys": envoys,
         "fronts": list(fronts),
+        "load": list(load),
         "processes": list(processes),
         "warnings": [*_warnings(state, etcd, unowned, dead), *warnings],
     }

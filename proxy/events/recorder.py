@@ -15,6 +15,7 @@ from understudy.proxy.events.rejoins import Rejoins
 from understudy.proxy.events.split_brain_audit import SplitBrainAudit
 from understudy.statesync.pool.ownership import Claimed
 from understudy.statesync.pool.records import FailoverRecord, Owner
+from understudy.statesync.pool.slots import MAX_SLOTS
 from understudy.statesync.pool.state import At
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import TraceIds, TraceparentError
@@ -32,6 +33,9 @@ class Recorder:
         on_progress: called when control servers should hear of a claim at once.
         going_down: whether this process is about to end.
         takeover_before: the trace of the takeover because of which a member gets copies, if there was one.
+
+    Attributes:
+        calls: how many calls were answered well here, as the owner, by slot.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Recorder:
         self.audit = SplitBrainAudit(telemetry, pool, member)
         self.rejoins = Rejoins(telemetry, pool, takeover_before)
         self.going_down = going_down
+        self.calls = [0] * MAX_SLOTS
 
     # -- takeovers --
 
@@ -106,6 +111,7 @@ class Recorder:
 
         ``request`` is its traceparent, if any.
         """
+        self.calls[slot] += 1
         if request or slot in self.claims.awaited:  # hardly ever
             clock = self.telemetry.clock
             self.claims.answered(slot, clock.now_ns() if came is None else clock.at_ns(came), request)

@@ -13,6 +13,7 @@ from understudy.proxy.events.rejoins import takeover_before
 from understudy.proxy.health.app_health_check import AppHealthCheck
 from understudy.proxy.health.check_registry import CheckRegistry
 from understudy.proxy.health.loop_lag import LoopLag
+from understudy.proxy.health.process_usage import ProcessUsage
 from understudy.proxy.health.spec_checks import SpecChecks
 from understudy.proxy.member.identity import MemberIdentity
 from understudy.proxy.member.local_copies import LocalCopies
@@ -54,6 +55,7 @@ from understudy.proxy.sessions.service import SessionService
 from understudy.proxy.sessions.session_sweep import SessionSweep
 from understudy.proxy.sidecar.beats import Beats
 from understudy.proxy.sidecar.heartbeat_client import HeartbeatClient
+from understudy.proxy.sidecar.load_meter import LoadMeter
 from understudy.proxy.sidecar.member_state import Facts, Faults, MemberStatus, fit_others, lasting_others
 from understudy.proxy.sidecar.metrics import PartsCollector, SidecarMetrics
 from understudy.proxy.sidecar.name_holder import NameHolder
@@ -159,6 +161,7 @@ def assemble(
         owned=owned,
         clock=base.clock,
         loop_lag=base.loop_lag,
+        load=LoadMeter(recorder.calls, owned, copies.replica, base.loop_lag, ProcessUsage(settings.app_cgroup)),
         recorder=recorder,
         client=client,
         monitor=monitor,
@@ -207,6 +210,7 @@ def _services(
         "anti-entropy": sidecar.anti_entropy.run(),
         "application check": sidecar.check.run(),
         "event loop lag": base.loop_lag.run(),
+        "load": sidecar.load.run(),
         "pulses": sidecar.monitor.run(),
         "pool clock": ClockWatch(pool, copies.informer, base.client, clock).run(),
         "checks of the spec": spec_checks.run(partial(_wanted_checks, base)),
@@ -455,6 +459,7 @@ def _heartbeats(base: _Base, sidecar: Sidecar) -> HeartbeatClient:
         sidecar.recorder.claims,
         sidecar.monitor,
         base.telemetry.now_ns,
+        lambda: sidecar.load.report,
     )
     return HeartbeatClient(beats.controls, beats.beat, beats.answered, base.settings.tls, base.beat_now)
 

@@ -8,12 +8,13 @@ from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
 from understudy.statesync.heartbeat.heartbeat import Beat, BeatAnswer
+from understudy.statesync.heartbeat.load_report import LoadReport
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.records import Member
 
 
 class Beats:
-    """Makes the beats; ``record`` is the member as it is now, ``now_ns`` the clock of its spans."""
+    """Makes the beats; ``record`` is the member as it is now, ``now_ns`` the clock of its spans, ``load`` its load."""
 
     def __init__(
         self,
@@ -25,6 +26,7 @@ class Beats:
         claims: ClaimProgress,
         monitor: PredecessorMonitor,
         now_ns: Callable[[], int],
+        load: Callable[[], LoadReport | None],
     ) -> None:
         self._pool = pool
         self._copies = copies
@@ -34,13 +36,14 @@ class Beats:
         self._claims = claims
         self._monitor = monitor
         self._now_ns = now_ns
+        self._load = load
 
     def controls(self) -> set[str]:
         """Where the control servers are."""
         return {at.record.grpc for at in self._pool.state.controls.values()}
 
-    def beat(self) -> Beat:
-        """The beat to send now."""
+    def beat(self, with_load: bool) -> Beat:
+        """The beat to send now; ``with_load``: it also reports the load."""
         record = self._record()
         return Beat(
             pool=self._pool.identity.keys.pool,
@@ -57,6 +60,7 @@ class Beats:
             pulses=[(*who, runs) for who, runs in self._monitor.seen.items()],
             answers=True,
             stood=self._loop_lag.standstills(),
+            load=self._load() if with_load else None,
         )
 
     def answered(self, address: str, answer: BeatAnswer) -> None:

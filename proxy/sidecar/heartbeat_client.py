@@ -24,6 +24,7 @@ from understudy.statesync.heartbeat.heartbeat import (
     Beat,
     BeatAnswer,
 )
+from understudy.statesync.heartbeat.load_report import LOAD_INTERVAL
 from understudy.statesync.process.ticks import Alarm, tick
 from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import fault_of
@@ -70,15 +71,15 @@ class Hearing:
 class HeartbeatClient:
     """Beats to every control server there is.
 
-    ``controls`` are their addresses as of now, ``beat`` makes a beat, ``on_answer`` gets each answer, with the address
-    of its sender. ``tls`` is read again for each connection. ``beat_now`` says that control servers should hear of
-    something before the next beat is due.
+    ``controls`` are their addresses as of now, ``beat`` makes a beat (told whether one with the load is due),
+    ``on_answer`` gets each answer, with the address of its sender. ``tls`` is read again for each connection.
+    ``beat_now`` says that control servers should hear of something before the next beat is due.
     """
 
     def __init__(
         self,
         controls: Callable[[], Collection[str]],
-        beat: Callable[[], Beat],
+        beat: Callable[[bool], Beat],
         on_answer: OnAnswer,
         tls: PemFiles | None,
         beat_now: Signal,
@@ -176,10 +177,12 @@ class HeartbeatClient:
             self._on_answer(address, BeatAnswer.decode(raw))
 
     async def _send(self, stream: "Stream[bytes, bytes]", due: Alarm, hearing: Hearing) -> None:
-        turn = time.monotonic()
+        turn, load_at = time.monotonic(), -LOAD_INTERVAL
         while True:
+            with_load = turn - load_at >= LOAD_INTERVAL
+            load_at = turn if with_load else load_at
             async with asyncio.timeout(STREAM_SILENCE):
-                await stream.write(self._beat().encode())
+                await stream.write(self._beat(with_load).encode())
             await due.wait(BEAT_INTERVAL)
             now = time.monotonic()
             if now - turn >= STOOD_STILL:

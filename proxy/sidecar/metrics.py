@@ -88,6 +88,7 @@ class PartsCollector(Collector):
         yield from self._counters()
         yield from self._gauges()
         yield from self._replication()
+        yield from self._load()
         handovers = CounterMetricFamily(
             f"{_PREFIX}handovers",
             "Slots handed over (given, received), and handovers that this member as the owner had to give up (failed).",
@@ -177,6 +178,29 @@ class PartsCollector(Collector):
             losses = sum(at.record.losses for at in sidecar.pool.state.sync_sets.values())
             text = "How often any slot of the pool was claimed although acknowledged writes may have been missing."
             yield GaugeMetricFamily(f"{_PREFIX}sync_set_losses", text, value=float(losses))
+
+    def _load(self) -> Iterable[Metric]:
+        """The load that this member last reported."""
+        report = self._sidecar.load.report
+        if report is None:
+            return
+        for name, text, value in (
+            (
+                "load_calls",
+                "Session calls a second that this member answers as the owner, smoothed.",
+                sum(one.calls for one in report.slots),
+            ),
+            (
+                "load_session_bytes",
+                "Bodies of the sessions in the slots that this member is active for.",
+                sum(one.bytes for one in report.slots),
+            ),
+            ("load_cpus", "CPUs that this member uses, smoothed.", report.cpu),
+            ("load_cpus_limit", "CPUs that this member may use.", report.cpus),
+            ("load_memory_bytes", "Memory of the sidecar, or of the application if that is fuller.", report.memory),
+            ("load_memory_limit_bytes", "The limit of that memory; 0: not known.", report.memory_limit),
+        ):
+            yield GaugeMetricFamily(_PREFIX + name, text, value=float(value))
 
     def _gauges(self) -> Iterable[Metric]:
         sidecar, owned, clock = self._sidecar, self._sidecar.owned, self._sidecar.clock

@@ -24,6 +24,7 @@ from understudy.proxy.sessions.overwrite_log import OverwriteLog
 from understudy.proxy.sessions.owner_writes import OwnerWrites
 from understudy.proxy.sessions.routing import OwnerRouter
 from understudy.proxy.sessions.service import SessionService
+from understudy.proxy.sidecar.load_meter import LoadMeter
 from understudy.proxy.sidecar.member_state import MemberStatus
 from understudy.proxy.sidecar.name_holder import NameHolder
 from understudy.proxy.sidecar.registration import Registration
@@ -40,6 +41,7 @@ class Sidecar:
     owned: OwnedSlots
     clock: PoolClock
     loop_lag: LoopLag
+    load: LoadMeter
     recorder: Recorder
     client: PeerClient
     monitor: PredecessorMonitor

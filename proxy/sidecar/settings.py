@@ -23,7 +23,8 @@ class SidecarSettings:
     "off" for none. ``envoy_admin`` is the admin address of a local Envoy that must be ready before this member is.
     ``allow_command_checks``: the pool's spec may run commands here. ``checks`` are further checks of this member alone.
     ``metrics`` is a port for Prometheus without certificates (``host:port``), '' for none. ``node`` is the name of the
-    machine, for people. ``scrub_interval`` is the shortest time in seconds between two slots compared with etcd.
+    machine, for people. ``app_cgroup`` is the directory of the application's cgroup (v2), whose CPU and memory count as
+    this member's. ``scrub_interval`` is the shortest time in seconds between two slots compared with etcd.
     ``tls`` is for the peer API, on both sides, and for the control servers' gRPC ports; without it all are plain text.
     ``trust_domain`` is that of the SPIFFE ids in the others' certificates.
     ``session_token_file`` holds the tokens of the session API, ``socket_mode`` its permissions if it is a Unix socket.
@@ -45,6 +46,7 @@ class SidecarSettings:
     metrics: str = ""
     redis: str = ""
     node: str = ""
+    app_cgroup: Path | None = None
     site: str = ""
     weight: int = 10
     priority: int = 1

@@ -13,6 +13,7 @@ How long a member may be silent is computed in :mod:`understudy.statesync.heartb
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from understudy.statesync.heartbeat.load_report import LoadReport
 from understudy.statesync.pool.records import MemberState, Record
 
 SERVICE = "understudy.v1.Liveness"
@@ -79,7 +80,7 @@ class Beat(Record):
     claims of late have come to, and ``request`` the W3C traceparent of the newest call that it answered as owner, if it
     carried one. ``answers``: the sender reads answers; one that does not would let them pile up. ``stood`` tells of the
     times of late in which its process stood still (it neither ran nor waited for a CPU): for how many seconds, and how
-    many seconds ago that ended.
+    many seconds ago that ended. ``load`` is the member's load, in one beat of many.
     """
 
     pool: str
@@ -96,11 +97,13 @@ class Beat(Record):
     pulses: Sequence[tuple[str, str, bool]] = ()
     answers: bool = False
     stood: Sequence[tuple[float, float]] = ()
+    load: LoadReport | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", MemberState(self.state))
         object.__setattr__(self, "pulses", _pulses(self.pulses))
         object.__setattr__(self, "stood", _stood(self.stood))
+        object.__setattr__(self, "load", _load(self.load))
         if not isinstance(self.claims, list | tuple):
             raise TypeError("Beat: claims is a list")
         told = [one if isinstance(one, ClaimReport) else ClaimReport.of(one) for one in self.claims[:MOST_CLAIMS]]
@@ -119,6 +122,10 @@ class BeatAnswer(Record):
     def __post_init__(self) -> None:
         if type(self.sent) is not int or type(self.clock) is not int:
             raise TypeError("BeatAnswer: sent and clock are whole numbers")
+
+
+def _load(raw: object) -> LoadReport | None:
+    return raw if raw is None or isinstance(raw, LoadReport) else LoadReport.of(raw)
 
 
 def _pulses(raw: object) -> tuple[tuple[str, str, bool], ...]:

@@ -25,6 +25,7 @@ from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing.ids import is_trace_id
 from understudy.xds.control.front_view import fronts_view
 from understudy.xds.control.last_read import heartbeats_view, records_text
+from understudy.xds.control.load_view import load_view, member_load_view
 from understudy.xds.control.pool_service import PoolService
 from understudy.xds.control.served_pools import Pools
 from understudy.xds.membership.cluster_state import ClusterState, orders_for_envoy
@@ -70,6 +71,7 @@ class Admin:
                 web.get("/v1/xds", self._xds),
                 web.get("/v1/fronts", self._front_envoys),
                 web.get("/v1/table", self._table),
+                web.get("/v1/load", self._load),
                 web.get("/v1/records", self._records),
                 web.get("/v1/failovers", self._failovers),
                 web.get("/v1/traces", self._traces),
@@ -166,6 +168,7 @@ class Admin:
                     for member, (cause, seconds) in controller.missing.items()
                 ],
                 "heartbeats": heartbeats_view(controller.detector, now),
+                "load": [member_load_view(name, one) for name, one in controller.loads.current(now).members.items()],
                 "controls": {name: dataclasses.asdict(at.record) for name, at in state_builder.state.controls.items()},
             }
         )
@@ -188,6 +191,11 @@ class Admin:
         if cluster is None or cluster.table is None:
             return _problem(404, "no-table", "no slot table", "the pool has no slot table yet")
         return _json(table_view(cluster))
+
+    async def _load(self, request: web.Request) -> web.Response:
+        service = self._service(request)
+        controller = service.controller
+        return _json(load_view(controller.loads.current(service.now_ns()), controller.state_builder.current()))
 
     async def _records(self, request: web.Request) -> web.Response:
         """The pool's records as this server last read them, and for how long etcd has been silent since."""

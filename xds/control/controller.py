@@ -33,6 +33,7 @@ from understudy.xds.control.leader import Leader
 from understudy.xds.membership.answer_times import AnswerTimes
 from understudy.xds.membership.failure_detector import FailureDetector
 from understudy.xds.membership.heartbeat_server import HeartbeatServer
+from understudy.xds.membership.load_book import LoadBook
 from understudy.xds.membership.member_health import SECOND, DetectorTimeouts, MemberChange
 from understudy.xds.membership.missing_members import MissingMembers
 from understudy.xds.membership.state_builder import StateBuilder
@@ -125,6 +126,11 @@ class Controller:
             etcd_well_since=lambda: telemetry.clock.at_ns(self.informer.well_since),
             settle=timing.settle,
         )
+
+    @property
+    def loads(self) -> LoadBook:
+        """What members report of their load."""
+        return self.heartbeat.loads
 
     def services(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What has to run, by name."""

@@ -33,6 +33,7 @@ from understudy.statesync.process.services import set_within
 from understudy.statesync.tls.peer_tls import PeerTls
 from understudy.xds.membership.claim_reports import ClaimReports
 from understudy.xds.membership.failure_detector import FailureDetector
+from understudy.xds.membership.load_book import LoadBook
 from understudy.xds.membership.member_health import SECOND, MemberBoot, Probe, ProbeOutcome
 from understudy.xds.server.stream_quota import StreamQuota
 
@@ -87,6 +88,7 @@ class HeartbeatServer:
             before the server starts.
         tls: for the probes, if the members' peer ports want mTLS. Set it before :meth:`run`.
         claim_reports: what the members report about their claims.
+        loads: what they report about their load.
         quota: counts the open streams. They are not counted with those of xDS, so that neither can use up the other's.
     """
 
@@ -105,6 +107,7 @@ class HeartbeatServer:
         self.identify: Callable[[str, Mapping[str, Any]], str | None] = lambda _member, _context: None
         self.tls: PeerTls | None = None
         self.claim_reports = ClaimReports()
+        self.loads = LoadBook()
         self.quota = StreamQuota()
         self._numbers = itertools.count(1)
         self._stopping = False
@@ -121,6 +124,7 @@ class HeartbeatServer:
         """Tell the detector which members are registered and which own slots, as etcd has it now."""
         self._detector.update_records(members, owning, self._now())
         self.claim_reports.forget_all_but(self._detector.members)
+        self.loads.forget_all_but(self._detector.members)
         self._check_now.set()
 
     async def run(self) -> None:
@@ -202,6 +206,8 @@ class HeartbeatServer:
             lacking=beat.lacking,
             pulses={(member, boot): runs for member, boot, runs in beat.pulses},
         )
+        if beat.load is not None:
+            self.loads.on_report((beat.member, beat.boot), beat.load, now)
         if not all(runs for _, _, runs in beat.pulses):
             self._check_now.set()
         if self.claim_reports.on_beat(beat, now):

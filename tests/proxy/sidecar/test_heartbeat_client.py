@@ -25,7 +25,7 @@ BEAT = Beat("cart", *WHO, MemberState.UP, 1, sent=7, answers=True)
 @asynccontextmanager
 async def beating(address: str, heard: list[BeatAnswer]) -> AsyncIterator[None]:
     """A member's heartbeats to one control server."""
-    client = HeartbeatClient(lambda: {address}, lambda: BEAT, lambda _, answer: heard.append(answer), None, Signal())
+    client = HeartbeatClient(lambda: {address}, lambda _: BEAT, lambda _, answer: heard.append(answer), None, Signal())
     task = asyncio.create_task(client.run())
     try:
         yield

@@ -1,0 +1,59 @@
+"""Load reports: what is smoothed how, and what of a stranger's report is refused."""
+
+import pytest
+
+from understudy.statesync.heartbeat.heartbeat import Beat
+from understudy.statesync.heartbeat.load_report import KNOWN_AFTER, LoadReport, SlotLoad, SlotRates, Smoothed
+from understudy.statesync.pool.records import MemberState
+
+REPORT = LoadReport(cpu=0.5, cpus=2.0, memory=10, memory_limit=20, lag=0.001, slots=[SlotLoad(3, 1.5, 7, 700)])
+
+
+def test_a_report_travels_in_a_beat() -> None:
+    """A beat with a report is read back as it was, and one without has none."""
+    beat = Beat("cart", "m1", "boot", MemberState.UP, 1, load=REPORT)
+    assert Beat.decode(beat.encode()).load == REPORT
+    assert Beat.decode(Beat("cart", "m1", "boot", MemberState.UP, 1).encode()).load is None
+
+
+def test_a_later_release_may_tell_more_of_a_slot() -> None:
+    """Parts after those that are known are left out."""
+    told = LoadReport.of({"slots": [[3, 1.5, 7, 700, "new"]], "another": 1})
+    assert told.slots == (SlotLoad(3, 1.5, 7, 700),)
+
+
+@pytest.mark.parametrize(
+    "slots", [[[1, 2.0, 3]], [[-1, 1.0, 1, 1]], [[99_999, 1.0, 1, 1]], [[1, -1.0, 1, 1]], [["1", 1.0, 1, 1]], "text"]
+)
+def test_a_report_that_is_none_is_refused(slots: object) -> None:
+    """Numbers that no member can have make no load."""
+    with pytest.raises(ValueError, match="LoadReport"):
+        LoadReport.of({"slots": slots})
+
+
+def test_a_rate_begins_at_its_first_measure_and_follows_slowly() -> None:
+    """A slot with 10 calls a second has that rate after one interval, and not a part of it."""
+    rate = Smoothed()
+    rate.add(50, 5.0)
+    assert rate.rate == pytest.approx(10)
+    rate.add(0, 5.0)
+    assert 4 < rate.rate < 6
+    for _ in range(100):
+        rate.add(0, 5.0)
+    assert rate.rate < 0.01
+
+
+def test_slots_are_known_after_two_intervals_and_forgotten_when_they_leave() -> None:
+    """A slot that comes back is measured anew: what was counted meanwhile is not its rate here."""
+    rates, counts = SlotRates(), [0, 0]
+    rates.look(counts, [0, 1], 100.0)
+    counts[0] = 50
+    rates.look(counts, [0, 1], 105.0)
+    assert not rates.known()
+    counts[0] = 100
+    rates.look(counts, [0, 1], 110.0)
+    assert rates.known() == {0: pytest.approx(10), 1: 0}
+    rates.look(counts, [1], 115.0)
+    rates.look(counts, [0, 1], 120.0)
+    rates.look(counts, [0, 1], 120.0 + KNOWN_AFTER)
+    assert rates.known()[0] == 0
