@@ -5,7 +5,8 @@ from loads does not change because a slot moved.
 """
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from understudy.statesync.heartbeat.load_report import LOAD_INTERVAL, LoadReport
 from understudy.xds.membership.member_health import SECOND, MemberBoot
@@ -14,8 +15,7 @@ STALE_AFTER = round(6 * LOAD_INTERVAL * SECOND)
 """A member whose last report is older than this, in ns, has no known load."""
 
 
-@dataclass(frozen=True, slots=True)
-class SlotMeasure:
+class SlotMeasure(msgspec.Struct, frozen=True):
     """The load of a slot: session calls a second, sessions, bytes of their bodies, and CPUs.
 
     ``cpu`` is the part of its active's CPU that its calls have in all calls there; nothing measures it for one slot.
@@ -27,8 +27,7 @@ class SlotMeasure:
     cpu: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class MemberLoad:
+class MemberLoad(msgspec.Struct, frozen=True):
     """The load of a member: its last report, of how many seconds ago, and the sums of the slots that it reports."""
 
     report: LoadReport
@@ -38,8 +37,7 @@ class MemberLoad:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class PoolLoad:
+class PoolLoad(msgspec.Struct, frozen=True):
     """The load of a pool at one moment: of members that report, and of slots that are known."""
 
     members: Mapping[str, MemberLoad]
