@@ -41,7 +41,7 @@ def keys_of(mapping: dict[str, Any]) -> set[str]:
 
 def test_every_value_on_the_page_is_the_default_where_there_is_one() -> None:
     shown = yaml.safe_load(SHOWN)
-    for example in ("members", "tcp", "checks", "mesh", "durability_rules"):
+    for example in ("tenant", "members", "tcp", "checks", "mesh", "durability_rules"):
         del shown[example]
     del shown["objectives"]["rpo_async_writes"]
     assert parse_spec(yaml.safe_dump(shown), where="reference.md") == PoolSpec(pool="cart")

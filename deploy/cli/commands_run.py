@@ -77,6 +77,17 @@ def own_checks(_: click.Context, parameter: click.Parameter, value: str) -> "tup
     is_flag=True,
     help="Allow an address of --http that is not loopback. Callers need no certificate there.",
 )
+@click.option(
+    "--http-tls",
+    is_flag=True,
+    help="Serve --http over TLS with --tls-cert. Callers may show a certificate of --tls-ca.",
+)
+@click.option(
+    "--rights",
+    type=PRIVATE_FILE,
+    envvar="UNDERSTUDY_RIGHTS",
+    help="File that says who may see and change the pools of which tenant at --http. Default: everybody may read.",
+)
 @tls_options
 @etcd_options
 @click.pass_context
@@ -93,6 +104,8 @@ def control(
     traces: str,
     insecure: bool,
     open_http: bool,
+    http_tls: bool,
+    rights: Path | None,
     tls: TlsOptions | None,
     etcd: EtcdOptions,
 ) -> None:
@@ -123,6 +136,8 @@ def control(
         trust_domain=tls.domain if tls else DOMAIN,
         insecure=insecure,
         open_http=open_http,
+        http_tls=http_tls,
+        rights=rights,
     )
     raise SystemExit(asyncio.run(run_control(settings)))
 

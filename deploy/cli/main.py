@@ -39,6 +39,7 @@ SECTIONS = {
         "apply": ("understudy.deploy.cli.commands_apply", "Validate a pool spec and write it to etcd."),
         "schema": ("understudy.deploy.cli.commands_schema", "Print the JSON schema of pool specs."),
         "pools": ("understudy.deploy.cli.commands_pools", "List the pools in etcd, or delete one."),
+        "access": ("understudy.deploy.cli.commands_access", "Make tokens with rights for the pools of tenants."),
         "drain": ("understudy.deploy.cli.commands_drain", "Take a member out of service; no request fails."),
         "undrain": ("understudy.deploy.cli.commands_drain", "Bring a drained member back into service."),
         "site": ("understudy.deploy.cli.commands_site", "Take a whole site out of service, or bring it back."),

@@ -6,7 +6,6 @@ start (``understudy.proxy.sidecar.listen``).
 
 import hashlib
 import hmac
-import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -17,9 +16,7 @@ from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.http.requests import respond
 from understudy.proxy.sessions.request_headers import session_headers
 from understudy.statesync.http.headers import ADMIN_HEADER, ADMIN_VALUE
-from understudy.statesync.tls.secret_files import fault_of, read_secret
-
-logger = logging.getLogger(__name__)
+from understudy.statesync.tls.followed_file import FollowedFile, bearer_digest
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 """Paths for orchestrators, which have no token; they show nothing of sessions."""
@@ -31,10 +28,6 @@ _READS = frozenset({"GET", "HEAD"})
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class BadTokenFile(Exception):
-    """A token file that cannot be used; the text names it and the fault, in one line."""
-
-
 class SessionTokens:
     """The tokens in a file, one a line. All are valid, so to change a token have both in the file for a while.
 
@@ -42,45 +35,24 @@ class SessionTokens:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises :class:`BadTokenFile`."""
-        self._path = path
-        try:
-            self._stamp = self._stamp_now()
-            self._digests = _digests(path)
-        except OSError as error:
-            raise BadTokenFile(fault_of(error)) from None
+        """Raises ``BadFile``."""
+        self._file = FollowedFile(path, _digests, "session tokens")
 
     def accepts(self, authorization: str) -> bool:
         """Whether the value of an ``Authorization`` header is ``Bearer`` and one of the tokens; in constant time."""
-        self._follow()
-        scheme, _, token = authorization.partition(" ")
-        shown = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
-        matches = [hmac.compare_digest(shown, digest) for digest in self._digests]
-        return scheme.lower() == "bearer" and any(matches)
-
-    def _follow(self) -> None:
-        try:
-            stamp = self._stamp_now()
-            if stamp != self._stamp:
-                self._stamp = stamp
-                self._digests = _digests(self._path)
-                logger.info("session tokens read again from %s", self._path)
-        except (OSError, BadTokenFile) as error:
-            logger.warning("the session tokens in use stay: %s", error)
-
-    def _stamp_now(self) -> tuple[int, int, int]:
-        stat = self._path.stat()
-        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+        shown = bearer_digest(authorization)
+        matches = [hmac.compare_digest(shown, digest) for digest in self._file.value]
+        return any(matches)
 
 
-def _digests(path: Path) -> tuple[bytes, ...]:
+def _digests(content: bytes) -> tuple[bytes, ...]:
     try:
-        lines = [line.strip() for line in read_secret(path).decode().splitlines()]
+        lines = [line.strip() for line in content.decode().splitlines()]
     except UnicodeDecodeError:
-        raise BadTokenFile(f"{path}: cannot be read: it is no text") from None
+        raise ValueError("cannot be read: it is no text") from None
     tokens = [line for line in lines if line and not line.startswith("#")]
     if not tokens or any(len(token) < TOKEN_LEAST for token in tokens):
-        raise BadTokenFile(f"{path}: holds one token a line, each of {TOKEN_LEAST} characters or more")
+        raise ValueError(f"holds one token a line, each of {TOKEN_LEAST} characters or more")
     return tuple(hashlib.sha256(token.encode()).digest() for token in tokens)
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from aiohttp import web
 
-from understudy.proxy.sessions.admission import BadTokenFile, SessionTokens
+from understudy.proxy.sessions.admission import SessionTokens
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.sessions.session_crypto import BadKeyFile, SessionCrypto, load_session_crypto
+from understudy.statesync.tls.followed_file import BadFile
 from understudy.statesync.tls.identity import Trust, is_loopback
 from understudy.statesync.tls.peer_tls import BadTlsFiles, Identity, PeerTls
 from understudy.statesync.tls.pem_files import PemFiles
@@ -69,7 +70,7 @@ def protection(
             SessionTokens(token_file) if token_file else None,
             load_session_crypto(key_file),
         )
-    except (BadTlsFiles, BadTokenFile, BadKeyFile) as error:
+    except (BadTlsFiles, BadFile, BadKeyFile) as error:
         raise CannotStart(str(error)) from None
 
 

@@ -257,6 +257,7 @@ class PoolSpec(_Strict):
     """One pool. ``slots`` and :attr:`slot_rule` are fixed for its life; all other keys may be changed at any time."""
 
     pool: Name
+    tenant: Name | None = None
     mode: Literal["load_sharing", "active_standby"] = "load_sharing"
     slots: Annotated[int, Field(ge=1, le=MAX_SLOTS)] = DEFAULT_SLOTS
     copies: Annotated[int, Field(ge=2, le=8)] = 3

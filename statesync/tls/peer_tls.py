@@ -66,11 +66,15 @@ class PeerTls:
         except OSError as error:
             raise BadTlsFiles(_fault(identity, error)) from None
 
-    def server(self) -> ssl.SSLContext:
-        """For listening: every client must show a certificate of the authority."""
+    def server(self, *, certificate_wanted: bool = True) -> ssl.SSLContext:
+        """For listening: every client must show a certificate of the authority.
+
+        Without ``certificate_wanted`` it may come without one; one that it shows must be of the authority all the same.
+        """
 
         def make() -> ssl.SSLContext:
             context = self._identity.load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+            context.verify_mode = ssl.CERT_REQUIRED if certificate_wanted else ssl.CERT_OPTIONAL
             context.sslobject_class = _Outspoken
             return context
 

@@ -2,6 +2,8 @@
 
 It has a port of its own, apart from xDS. ``/healthz`` says that the process runs, ``/readyz`` that it can serve Envoys.
 In a process with several pools a request about one of them names it: ``?pool=NAME``. Traces are those of all pools.
+With a rights file a caller sees the pools of its tenants only, and no word of others
+(:mod:`understudy.xds.control.rights`).
 Errors are ``application/problem+json`` (RFC 9457). The functions below that build the answers say what the values mean.
 """
 
@@ -24,10 +26,13 @@ from understudy.telemetry.store.schema import StoreError
 from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing.ids import is_trace_id
 from understudy.xds.control.front_view import fronts_view
+from understudy.xds.control.http_access import RightsFile, rights_of, rights_wanted
 from understudy.xds.control.last_read import heartbeats_view, records_text
 from understudy.xds.control.load_view import load_view, member_load_view
 from understudy.xds.control.pool_service import PoolService
-from understudy.xds.control.served_pools import Pools
+from understudy.xds.control.rights import EVERY, Right, Rights, may
+from understudy.xds.control.served_pools import Pools, not_served
+from understudy.xds.control.visible_traces import of_pools, pool_named
 from understudy.xds.membership.cluster_state import ClusterState, orders_for_envoy
 from understudy.xds.membership.failure_detector import FailureDetector
 from understudy.xds.membership.member_health import MemberHealth
@@ -50,8 +55,10 @@ class Admin:
         pools: Pools,
         store: SpanStore,
         registry: CollectorRegistry,
+        rights: RightsFile | None = None,
     ) -> None:
-        """``registry`` has the metrics of the process."""
+        """``registry`` has the metrics of the process. Without ``rights`` every caller may read."""
+        self._rights = rights
         self._name = name
         self._pools = pools
         self._store = store
@@ -59,7 +66,7 @@ class Admin:
 
     def app(self) -> web.Application:
         """An aiohttp application with all routes."""
-        app = web.Application(middlewares=[_problems])
+        app = web.Application(middlewares=[_problems, rights_wanted(self._rights, _problem)])
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
@@ -83,41 +90,79 @@ class Admin:
         return app
 
     async def _healthz(self, _request: web.Request) -> web.Response:
-        return _json({"status": "ok"})
+        return _json({"status": "ok", "control": self._name})
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        reason = self._service(request).unready() if "pool" in request.query else self._pools.unready()
-        if reason:
-            return _problem(503, "not-ready", "not ready", reason)
-        return _json({"status": "ready"})
+        """Ready or not; the reason may name a pool, so it is for those who see all pools, or that pool."""
+        named = "pool" in request.query
+        reason = self._service(request).unready() if named else self._pools.unready()
+        if not reason:
+            return _json({"status": "ready"})
+        shown = named or may(rights_of(request), EVERY, Right.READER)
+        return _problem(503, "not-ready", "not ready", reason if shown else "a pool is starting")
 
-    def _service(self, request: web.Request) -> PoolService:
-        """The pool that a request is about: ``?pool=NAME``, or the only one of this process."""
-        pool = request.query.get("pool", "")
+    def _service(self, request: web.Request, needed: Right = Right.READER) -> PoolService:
+        """The pool that a request is about: ``?pool=NAME``, or the only one of this process.
+
+        The caller has the right ``needed`` for it. A pool that the caller may not see is like one that is not there.
+        """
+        pool, rights = request.query.get("pool", ""), rights_of(request)
         try:
-            return self._pools.find(pool)
+            service = self._pools.find(pool)
         except NotServed as error:
-            if not pool:
-                raise _RefusedError(400, "no-pool", "no pool named", f"add ?pool=NAME: {error}") from None
-            status = 503 if error.later else 404
-            raise _RefusedError(status, "not-served", "pool not served", str(error)) from None
+            raise self._not_served(pool, rights, error) from None
+        if not self._sees(rights, service.pool):
+            raise self._not_served(pool, rights, NotServed(""))
+        if not may(rights, service.tenant, needed):
+            wanted = needed.name.lower()
+            raise _RefusedError(
+                403, "forbidden", "right missing", f"{rights.who} needs the right {wanted} for pool {service.pool}"
+            )
+        return service
 
-    async def _listed(self, _request: web.Request) -> web.Response:
+    def _not_served(self, pool: str, rights: Rights, error: NotServed) -> "_RefusedError":
+        """The refusal of a pool, which names no pool that the caller may not see."""
+        text, later = str(error), error.later
+        if not self._sees(rights, pool):
+            text, later = not_served(pool, self._visible(rights)), False
+        if not pool:
+            return _RefusedError(400, "no-pool", "no pool named", f"add ?pool=NAME: {text}")
+        return _RefusedError(503 if later else 404, "not-served", "pool not served", text)
+
+    def _sees(self, rights: Rights, pool: str) -> bool:
+        return may(rights, EVERY, Right.READER) or pool in self._visible(rights)
+
+    def _visible(self, rights: Rights) -> frozenset[str]:
+        """The pools that a caller may see. One that is not running here has no known tenant."""
+        if may(rights, EVERY, Right.READER):
+            return frozenset(str(row["pool"]) for row in self._pools.rows())
+        return frozenset(one.pool for one in self._pools.services if may(rights, one.tenant, Right.READER))
+
+    def _limited_to(self, request: web.Request) -> frozenset[str] | None:
+        """The pools to which a caller is limited; None for one who sees all, and what is of no pool."""
+        rights = rights_of(request)
+        return None if may(rights, EVERY, Right.READER) else self._visible(rights)
+
+    def _rows(self, request: web.Request) -> list[dict[str, object]]:
+        limited = self._limited_to(request)
+        return [row for row in self._pools.rows() if limited is None or row["pool"] in limited]
+
+    async def _listed(self, request: web.Request) -> web.Response:
         """The pools of this process: whether each is ready for Envoys and led from here, and what is wrong with it."""
-        return _json({"control": self._name, "pools": self._pools.rows()})
+        return _json({"control": self._name, "pools": self._rows(request)})
 
     async def _targets(self, request: web.Request) -> web.Response:
         """What Prometheus scrapes here, for its HTTP service discovery: the process, and each pool of several."""
         own = {"targets": [request.host], "labels": {"instance": self._name}}
         return _json(
             [
-                own,
+                *([own] if self._limited_to(request) is None else []),
                 *(
                     {
                         "targets": [request.host],
                         "labels": {"instance": f"{self._name}/{row['pool']}", "__param_pool": row["pool"]},
                     }
-                    for row in (self._pools.rows() if self._pools.several else ())
+                    for row in (self._rows(request) if self._pools.several else ())
                 ),
             ]
         )
@@ -181,8 +226,15 @@ class Admin:
         return _json(fronts_view(service.controller.state_builder.current(), service.fronts, time.time()))
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        """The metrics of this process; with ``?pool=NAME`` those of one of its pools."""
-        registry = self._service(request).registry if "pool" in request.query else self._registry
+        """The metrics of this process; with ``?pool=NAME`` those of one of its pools.
+
+        Those of the process are for callers who may see all pools. In a process for one pool they are that pool's.
+        """
+        of_one = "pool" in request.query or not self._pools.several
+        service = self._service(request) if of_one else None
+        if service is None and self._limited_to(request) is not None:
+            raise _RefusedError(403, "forbidden", "right missing", "the metrics of the process are about all pools")
+        registry = service.registry if service else self._registry
         body, content_type = expose(registry, request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
@@ -220,7 +272,9 @@ class Admin:
         limit = whole_number(request.query.get("limit", "50"), MOST_LISTED)
         if not limit:
             return _problem(400, "bad-limit", "bad limit", f"limit: 1 to {MOST_LISTED}")
-        traces = await self._store.traces(limit)
+        traces, limited = await self._store.traces(limit), self._limited_to(request)
+        if limited is not None:
+            traces = [trace for trace in traces if pool_named(trace.attributes) in limited]
         return _json({"traces": [dataclasses.asdict(trace) for trace in traces]})
 
     async def _spans(self, request: web.Request) -> web.Response:
@@ -238,7 +292,7 @@ class Admin:
             begun[span.trace_id] = min(span.start_ns, begun.get(span.trace_id, span.start_ns))
         last = max(begun.values(), default=0)
         following = (last if last > since else last + 1) if len(begun) == TRACES_PER_PAGE else None
-        return await _json_of_many({"next": following}, spans=spans)
+        return await _json_of_many({"next": following}, spans=of_pools(spans, self._limited_to(request)))
 
     async def _requests(self, request: web.Request) -> web.Response:
         """What front Envoys reported for ``[since, until]`` (ns since 1970): failed and repeated requests, and counts.
@@ -256,13 +310,16 @@ class Admin:
         full += [one.end_ns for one in counts[-1:] if len(counts) == RECORDS_PER_PAGE]
         following = min(full, default=None)
         following = following if following is None or following > since else following + 1
+        limited = self._limited_to(request)
+        if limited is not None:  # counts are kept by front Envoy, without the pool
+            reports, counts = [one for one in reports if pool_named(one.attributes) in limited], []
         return await _json_of_many({"next": following}, reports=reports, counts=counts)
 
     async def _trace(self, request: web.Request) -> web.Response:
         trace = request.match_info["trace"].lower()
         if not is_trace_id(trace):
             return _problem(400, "bad-trace", "not a trace id", "a trace id is 32 hex digits, not all 0")
-        spans = await self._store.trace(trace)
+        spans = of_pools(await self._store.trace(trace), self._limited_to(request))
         if not spans:
             return _problem(404, "no-trace", "no such trace", f"nothing is stored of trace {trace}")
         return _json({"trace": trace, "spans": [dataclasses.asdict(span) for span in spans]})

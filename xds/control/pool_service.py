@@ -147,6 +147,12 @@ class PoolService:
         return self.fault or ("" if controller.publisher.publications else "the first configuration is being made")
 
     @property
+    def tenant(self) -> str:
+        """The tenant of the pool, '' for none or while the spec is not known."""
+        spec = self.controller.state_builder.spec
+        return (spec.tenant or "") if spec is not None else ""
+
+    @property
     def fault(self) -> str:
         """What is wrong with the pool itself, so that there is nothing yet with which Envoys could be served."""
         controller = self.controller

@@ -67,12 +67,13 @@ def require_private(option: str, address: str, *, allowed: bool) -> None:
 
 
 def require_private_http(address: str, *, allowed: bool) -> None:
-    """The same for the admin interface, which never asks for certificates."""
+    """The same for the admin interface, which asks nobody who it is unless it has rights and TLS."""
     host, _ = _host_and_port("--http", address)
     if not allowed and not is_loopback(host):
         raise StartError(
             f"--http {address} is not loopback, and whoever reaches it reads tables, traces and metrics: use "
-            "loopback, or give --open-http if only operators and Prometheus reach it (docs/security.md)"
+            "loopback, or give --rights with --http-tls, or --open-http if only operators and Prometheus reach it "
+            "(docs/security.md)"
         )
 
 
@@ -113,10 +114,10 @@ async def serving_http(
         yield
 
 
-def reachable(listened: str, port: int) -> str:
+def reachable(listened: str, port: int, *, tls: bool = False) -> str:
     """The address to register for a listening address: with the port that was given, and no wildcard host."""
     host, _, _ = listened.rpartition(":")
-    return f"{'127.0.0.1' if host in WILDCARDS else host}:{port}"
+    return f"{'https://' if tls else ''}{'127.0.0.1' if host in WILDCARDS else host}:{port}"
 
 
 def _host_and_port(option: str, address: str) -> tuple[str, int]:

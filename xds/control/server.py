@@ -13,6 +13,7 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from functools import partial
@@ -31,6 +32,7 @@ from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.pools import pools_with_spec_beside
 from understudy.statesync.pool.records import ControlServer
 from understudy.statesync.process.services import ServiceFailed, running_services, set_within
+from understudy.statesync.tls.followed_file import BadFile
 from understudy.statesync.tls.identity import Trust
 from understudy.statesync.tls.secret_files import TooOpen, fault_of
 from understudy.telemetry.metrics.span_metrics import SpanMetrics
@@ -44,6 +46,7 @@ from understudy.telemetry.tracing.setup import Telemetry, service_version, start
 from understudy.xds.control.admin import Admin
 from understudy.xds.control.front_reports import FrontReportsByPool
 from understudy.xds.control.gc_tuning import collect_when_idle
+from understudy.xds.control.http_access import RightsFile
 from understudy.xds.control.leader_balance import keep_balanced
 from understudy.xds.control.name_check import holder_of_name
 from understudy.xds.control.pool_service import STOP_TIMEOUT, PoolService
@@ -101,7 +104,9 @@ async def serve_until(settings: ControlSettings, stop: asyncio.Event) -> None:
     """Run a control server until ``stop`` is set. Raises :class:`StartError` when it cannot start."""
     async with contextlib.AsyncExitStack() as stack:
         server, grpc_port = grpc_server(settings.grpc, settings.tls, insecure=settings.insecure)
-        require_private_http(settings.http, allowed=settings.open_http or settings.insecure)
+        guarded = settings.http_tls and settings.rights is not None
+        require_private_http(settings.http, allowed=settings.open_http or settings.insecure or guarded)
+        rights, http_tls = _rights(settings), _http_tls(settings)
         listener = stack.enter_context(listening("--http", settings.http))
         store = await stack.enter_async_context(_store(settings.traces))
         client = await stack.enter_async_context(_etcd(settings, stop))
@@ -113,12 +118,12 @@ async def serve_until(settings: ControlSettings, stop: asyncio.Event) -> None:
         record = ControlServer(
             settings.name,
             settings.advertise_grpc or reachable(settings.grpc, grpc_port),
-            settings.advertise_http or reachable(settings.http, listener.getsockname()[1]),
+            settings.advertise_http or reachable(settings.http, listener.getsockname()[1], tls=settings.http_tls),
             service_version(),
             every_pool=not settings.pools,
         )
         actor = this_process(settings.name, "control", settings.etcd)
-        process = _Process(settings, server, listener, store, client, telemetry, record, actor)
+        process = _Process(settings, server, listener, store, client, telemetry, record, actor, rights, http_tls)
         if settings.only:
             await process.serve_one(stop)
         else:
@@ -136,6 +141,8 @@ class _Process(msgspec.Struct, frozen=True):
     telemetry: Telemetry
     record: ControlServer
     actor: Actor
+    rights: RightsFile | None
+    http_tls: ssl.SSLContext | None
 
     async def serve_one(self, stop: asyncio.Event) -> None:
         """Serve the one pool that this process is for. If a service of it fails, the process ends."""
@@ -209,7 +216,7 @@ class _Process(msgspec.Struct, frozen=True):
         settings = self.settings
         intake = OtlpService(self.store, asyncio.get_running_loop().time, fronts=fronts)
         add_otlp_receiver(self.server, intake)
-        admin = Admin(name=settings.name, pools=pools, store=self.store, registry=registry)
+        admin = Admin(name=settings.name, pools=pools, store=self.store, registry=registry, rights=self.rights)
 
         async def wind_down() -> None:
             lease.end()
@@ -217,7 +224,7 @@ class _Process(msgspec.Struct, frozen=True):
             await asyncio.gather(*(service.end_streams() for service in pools.services))
             await self.server.stop(STOP_TIMEOUT)
 
-        async with serving_http(admin.app(), self.listener), _otlp_http(settings, intake):
+        async with serving_http(admin.app(), self.listener, self.http_tls), _otlp_http(settings, intake):
             await self.server.start()
             what = ", ".join(settings.pools) or "all pools"
             logger.info("control server %s serves %s: %s", settings.name, what, self.record)
@@ -226,6 +233,24 @@ class _Process(msgspec.Struct, frozen=True):
                 await wind_down()
                 if running.failure:
                     raise running.failure
+
+
+def _rights(settings: ControlSettings) -> RightsFile | None:
+    """The rights file, if there is one."""
+    try:
+        return RightsFile(settings.rights) if settings.rights else None
+    except BadFile as error:
+        raise StartError(f"--rights: {error}") from None
+
+
+def _http_tls(settings: ControlSettings) -> ssl.SSLContext | None:
+    """What the HTTP port shows and asks for with ``--http-tls``: a client may come without a certificate."""
+    if not settings.http_tls:
+        return None
+    if settings.tls is None:
+        raise StartError("--http-tls needs --tls-cert, --tls-key and --tls-ca (docs/security.md)")
+    trust = Trust(settings.only, settings.trust_domain)
+    return peer_tls(settings.tls, trust).server(certificate_wanted=False)
 
 
 async def _require_own_name(client: EtcdClient, keys: PoolKeys, record: ControlServer) -> None:

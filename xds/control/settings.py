@@ -23,12 +23,14 @@ class ControlSettings(msgspec.Struct, frozen=True):
     Attributes:
         pools: the pools to serve; none for all that etcd has, now and later.
         grpc: without ``tls``, and unless ``insecure``, it must be on loopback.
-        http: it asks for no certificate, so it must be on loopback unless ``open_http`` or ``insecure``.
+        http: it must be on loopback unless ``open_http``, ``insecure`` or ``rights`` with ``http_tls``.
         otlp_http: takes OTLP over HTTP, under the rules of the gRPC port, which takes OTLP in any case; empty for none.
         advertise_grpc: what members and Envoys connect to, if that is not the listening address.
         advertise_http: what tools connect to, if that is not the listening address.
         traces: the SQLite file of the trace store.
         tls: makes the gRPC port ask for certificates.
+        http_tls: the port ``http`` speaks TLS with the certificate of ``tls``, and takes clients' certificates.
+        rights: the file that says who may see which pools at ``http``; without one every caller may read.
         trust_domain: that of the SPIFFE ids in these certificates.
         max_stream_age: seconds (give or take a fifth) after which an xDS stream is ended, so that Envoys spread over
             the replicas.
@@ -46,6 +48,8 @@ class ControlSettings(msgspec.Struct, frozen=True):
     advertise_http: str = ""
     traces: str | Path = ":memory:"
     tls: PemFiles | None = None
+    http_tls: bool = False
+    rights: Path | None = None
     trust_domain: str = DOMAIN
     insecure: bool = False
     open_http: bool = False

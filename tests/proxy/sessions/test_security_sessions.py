@@ -19,8 +19,9 @@ from tests.harness.etcd import EtcdServer
 from tests.harness.secrets import write_secret
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
-from understudy.proxy.sessions.admission import BadTokenFile, SessionTokens
+from understudy.proxy.sessions.admission import SessionTokens
 from understudy.statesync.pool.records import MemberState
+from understudy.statesync.tls.followed_file import BadFile
 
 TOKEN = "0123456789abcdef-old"
 NEXT = "0123456789abcdef-new"
@@ -72,7 +73,7 @@ async def test_without_its_token_the_session_api_says_no_more_than_that_it_lives
 @pytest.mark.parametrize("content", ["", "# nothing\n", "short\n", f"{TOKEN}\nshort\n"])
 def test_a_file_without_good_tokens_is_refused(tmp_path: Path, content: str) -> None:
     write_secret(tmp_path / "tokens", content)
-    with pytest.raises(BadTokenFile, match="16 characters"):
+    with pytest.raises(BadFile, match="16 characters"):
         SessionTokens(tmp_path / "tokens")
 
 
@@ -82,7 +83,7 @@ def test_a_file_that_is_no_text_is_refused_and_leaves_the_tokens_in_use(tmp_path
     tokens = SessionTokens(path)
     path.write_bytes(b"\xff" * 40)
     assert tokens.accepts(f"Bearer {TOKEN}")
-    with pytest.raises(BadTokenFile, match="no text"):
+    with pytest.raises(BadFile, match="no text"):
         SessionTokens(path)
 
 

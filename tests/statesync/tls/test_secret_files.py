@@ -16,9 +16,10 @@ from understudy.deploy.kubernetes.webhook.tls_reload import KEY, CertificateFile
 from understudy.deploy.local.local_pool import _lock_directory
 from understudy.proxy.front.binary import EnvoyError
 from understudy.proxy.front.envoy import EnvoyProcess, EnvoySettings
-from understudy.proxy.sessions.admission import BadTokenFile, SessionTokens
+from understudy.proxy.sessions.admission import SessionTokens
 from understudy.proxy.sidecar.heartbeat_client import HeartbeatClient
 from understudy.statesync.sessions.session_crypto import BadKeyFile, load_session_crypto
+from understudy.statesync.tls.followed_file import BadFile
 from understudy.statesync.tls.identity import Trust
 from understudy.statesync.tls.peer_tls import BadTlsFiles, Identity, PeerTls
 from understudy.statesync.tls.pem_files import PemFiles
@@ -101,7 +102,7 @@ def envoy(key: Path) -> None:
 
 
 USERS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
-    "session tokens": (SessionTokens, BadTokenFile),
+    "session tokens": (SessionTokens, BadFile),
     "token of a command": (_token, DeployError),
     "session keys": (load_session_crypto, BadKeyFile),
     "peer API": (peers, BadTlsFiles),
