@@ -112,7 +112,16 @@ async def test_a_caller_sees_the_pools_of_its_tenants_and_no_word_of_others(serv
         for name, seen in {"anna": {"cart"}, "bert": {"desk"}, "otto": {"cart", "desk", "mail"}}.items():
             status, text = await server.get(path, name)
             assert (status, {pool for pool in TENANTS if pool in text}) == (200, seen), (name, path)
-    for path in ("/v1/status", "/v1/table", "/v1/records", "/v1/xds", "/v1/fronts", "/v1/failovers", "/metrics"):
+    for path in (
+        "/v1/status",
+        "/v1/table",
+        "/v1/load",
+        "/v1/records",
+        "/v1/xds",
+        "/v1/fronts",
+        "/v1/failovers",
+        "/metrics",
+    ):
         own, _ = await server.get(f"{path}?pool=cart", "anna")
         assert own == (404 if path == "/v1/table" else 200), path  # no member, so no table yet
         others, text = await server.get(f"{path}?pool=desk", "anna")
