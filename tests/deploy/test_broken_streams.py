@@ -1,6 +1,7 @@
 """A stream whose member is killed: the client opens another one and goes on where it was."""
 
 import asyncio
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -31,7 +32,39 @@ async def killed(pool: LocalPool, member: str) -> None:
     await until(lambda: all(pool.processes[name].pid == 0 for name in names), what=f"{member} is gone")
 
 
-async def test_a_broken_websocket_finds_its_state_at_the_standby(tmp_path: Path) -> None:
+async def next_event(stream: aiohttp.ClientResponse) -> tuple[int, str]:
+    """The id of the next server-sent event, and the member that sent it."""
+    fields = {}
+    while line := (await asyncio.wait_for(stream.content.readline(), PATIENCE)).decode().strip("\n"):
+        name, _, value = line.partition(": ")
+        fields[name] = value
+    if "data" not in fields:
+        raise EOFError
+    return int(fields["id"]), json.loads(fields["data"])["member"]
+
+
+async def goes_on_with_events(pool: LocalPool, http: aiohttp.ClientSession) -> None:
+    """A client of server-sent events sees each event once, also if the member dies that sends them."""
+    url, who = f"{pool.layout.front_url}/events", {"x-session-id": "events of abc"}
+    seen = []
+    async with http.get(url, headers=who) as stream:
+        for _ in range(3):
+            number, first = await next_event(stream)
+            seen.append(number)
+        await killed(pool, first)
+        with contextlib.suppress(aiohttp.ClientError, EOFError):
+            while True:
+                number, _ = await next_event(stream)
+                seen.append(number)
+    async with http.get(url, headers={**who, "Last-Event-ID": str(seen[-1])}) as stream:
+        for _ in range(3):
+            number, member = await next_event(stream)
+            seen.append(number)
+        assert member != first
+    assert seen == list(range(1, len(seen) + 1))
+
+
+async def test_broken_websockets_and_events_find_their_state_at_the_standby(tmp_path: Path) -> None:
     app = f"{sys.executable} -m tests.deploy.counting_app"
     settings = LocalSettings(directory=tmp_path, spec=PoolSpec(pool="count"), app=app, app_timeout=60)
     async with (
@@ -57,6 +90,9 @@ async def test_a_broken_websocket_finds_its_state_at_the_standby(tmp_path: Path)
             counted = await socket.receive_json(timeout=PATIENCE)
             assert counted["count"] == 4
             assert counted["member"] != first
+        await pool.processes.start_again(*pool.member_processes(first))
+        await settled(pool.layout, etcd)
+        await goes_on_with_events(pool, http)
 
 
 async def test_a_broken_grpc_stream_finds_its_state_at_the_standby(tmp_path: Path) -> None:
