@@ -202,6 +202,19 @@ def _pools(context: click.Context, pools: tuple[str, ...], *, all_pools: bool) -
     help="Health checks of this member only, as in the pool spec: [{name: db, http: 'http://...'}]. Default: none.",
 )
 @click.option(
+    "--app-memory-limit",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="BYTES",
+    help="Limit for the resident memory of the application, for forecasts. Default: that of its control group.",
+)
+@click.option(
+    "--watch-disk",
+    type=click.Path(exists=True, path_type=Path),
+    multiple=True,
+    help="A path whose file system must not fill, for forecasts; repeatable. Default: none.",
+)
+@click.option(
     "--metrics",
     default="",
     callback=address,
@@ -272,6 +285,8 @@ def sidecar(
     envoy_admin: str,
     allow_command_checks: bool,
     checks: "tuple[CheckSpec, ...]",
+    app_memory_limit: int,
+    watch_disk: tuple[Path, ...],
     metrics: str,
     node: str,
     app_cgroup: Path | None,
@@ -310,6 +325,8 @@ def sidecar(
         envoy_admin=envoy_admin,
         allow_command_checks=allow_command_checks,
         checks=checks,
+        app_memory_limit=app_memory_limit,
+        watched_disks=watch_disk,
         metrics=metrics,
         node=node,
         app_cgroup=app_cgroup,

@@ -124,7 +124,7 @@ async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOp
     from understudy.deploy.inspect.envoys import read_envoys
     from understudy.deploy.inspect.fronts import front_warnings, read_fronts
     from understudy.deploy.inspect.load import load_by_member
-    from understudy.deploy.inspect.member_views import heard_by
+    from understudy.deploy.inspect.member_views import forecast_warnings, heard_by
     from understudy.deploy.inspect.missing_members import missing_warnings
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.inspect.views import status_view
@@ -156,6 +156,7 @@ async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOp
         warnings=[
             *waiting_warning(state),
             *blocked_drains(state, time.time()),
+            *forecast_warnings(state),
             *missing_warnings(statuses),
             *front_warnings(fronts),
         ],

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from understudy.statesync.pool.records import Lost, Member, MemberState
+from understudy.statesync.pool.records import ForecastLevel, Lost, Member, MemberState
 from understudy.statesync.pool.state import PoolState
 
 View = dict[str, Any]
@@ -89,6 +89,8 @@ def _member_view(name: str, state: PoolState, roles: Counter[str], heard: Member
         "since": lost.at if lost else (member.since if member else None),
         "late_seconds": 0.0 if lost or member is None else member.stall,
         "clock": "" if lost or member is None else member.clock,
+        "forecast": "" if lost or member is None else member.forecast,
+        "forecast_level": str(ForecastLevel.OK if lost or member is None else member.expected),
         "app": member.app if member else "",
         "peer": member.peer if member else "",
         "weight": member.weight if member else None,
@@ -118,6 +120,15 @@ def _reason(state: MemberState, reason: str, *, idle: bool, heard: MemberReport 
     if idle and state is MemberState.UP and not reason:
         return "it reports UP and has no slot: it may be cut off from etcd"
     return reason
+
+
+def forecast_warnings(state: PoolState) -> list[str]:
+    """A sentence for each member that is going to run out of something."""
+    return [
+        f"{name} may fail soon: {at.record.forecast}"
+        for name, at in sorted(state.members.items())
+        if at.record.expected.rank
+    ]
 
 
 def _roles(state: PoolState) -> Mapping[str, Counter[str]]:

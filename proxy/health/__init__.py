@@ -1,1 +1,1 @@
-"""Tells whether the application is well, whether its checks pass and whether this process is late."""
+"""Tells whether the application is well, its checks pass and this process is in time, and what will run out."""

@@ -14,6 +14,7 @@ from understudy.proxy.health.app_health_check import AppHealthCheck
 from understudy.proxy.health.check_registry import CheckRegistry
 from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.health.process_usage import ProcessUsage
+from understudy.proxy.health.resource_watch import ResourceWatch, UsageReader, Watched
 from understudy.proxy.health.spec_checks import SpecChecks
 from understudy.proxy.member.identity import MemberIdentity
 from understudy.proxy.member.local_copies import LocalCopies
@@ -65,6 +66,7 @@ from understudy.proxy.sidecar.settings import SidecarSettings
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.informer import Informer, InformerBatch
 from understudy.statesync.heartbeat.pulse import Pulses
+from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.app_health import AppHealth
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.ownership import FailoverLog
@@ -139,7 +141,7 @@ def assemble(
     base = _base(settings, etcd, client, telemetry, codec)
     pool, copies, owned, metrics = base.pool, base.copies, base.owned, SidecarMetrics()
     reads = ReadDeadline(pool.identity.keys, etcd, base.contact, base.updates.apply, base.changed)
-    check, checks = _check(base), CheckRegistry()
+    check, checks, resources = _check(base), CheckRegistry(), _resources(base)
     spec_checks = SpecChecks(checks, base.changed, commands=settings.allow_command_checks)
     faults = Faults(check, checks, reads, copies.replica)
     recorder = _recorder(base, check)
@@ -168,6 +170,7 @@ def assemble(
         reads=reads,
         check=check,
         checks=checks,
+        resources=resources,
         status=status,
         handover=handover,
         takeovers=takeovers,
@@ -185,7 +188,7 @@ def assemble(
             pool, copies.replica, _copy_repair(base, replication), etcd, recorder, interval=settings.scrub_interval
         ),
         name=name,
-        registration=_registration(base, status, name),
+        registration=_registration(base, status, name, resources),
     )
     _meter(metrics, sidecar, telemetry)
     services = partial(_services, base, replication, sidecar, spec_checks, pool_watch)
@@ -211,6 +214,7 @@ def _services(
         "application check": sidecar.check.run(),
         "event loop lag": base.loop_lag.run(),
         "load": sidecar.load.run(),
+        "forecast": sidecar.resources.run(),
         "pulses": sidecar.monitor.run(),
         "pool clock": ClockWatch(pool, copies.informer, base.client, clock).run(),
         "checks of the spec": spec_checks.run(partial(_wanted_checks, base)),
@@ -422,7 +426,23 @@ def _counted_on(pool: PoolView) -> int:
     return sum(view.counts_on(slot) and not view.mine(slot) for slot in view.sync_sets)
 
 
-def _registration(base: _Base, status: MemberStatus, name: NameHolder) -> Registration:
+def _resources(base: _Base) -> ResourceWatch:
+    settings, pool = base.settings, base.pool
+    watched = Watched(
+        app=split_address(settings.app)[1],
+        app_memory=settings.app_memory_limit,
+        app_cgroup=settings.app_cgroup,
+        disks=settings.watched_disks,
+        certificate=settings.tls.cert if settings.tls else None,
+    )
+
+    def wanted() -> bool:
+        return pool.spec is not None and pool.spec.predictive != "off"
+
+    return ResourceWatch(UsageReader(watched), base.loop_lag, wanted, base.changed)
+
+
+def _registration(base: _Base, status: MemberStatus, name: NameHolder, resources: ResourceWatch) -> Registration:
     return Registration(
         _record(base.settings, base.pool.identity.boot),
         status.look,
@@ -431,6 +451,7 @@ def _registration(base: _Base, status: MemberStatus, name: NameHolder) -> Regist
         base.loop_lag,
         base.clock,
         base.incarnation,
+        lambda: resources.forecast,
         base.changed,
         base.beat_now,
     )

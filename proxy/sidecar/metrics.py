@@ -89,6 +89,7 @@ class PartsCollector(Collector):
         yield from self._gauges()
         yield from self._replication()
         yield from self._load()
+        yield from self._forecasts()
         handovers = CounterMetricFamily(
             f"{_PREFIX}handovers",
             "Slots handed over (given, received), and handovers that this member as the owner had to give up (failed).",
@@ -201,6 +202,25 @@ class PartsCollector(Collector):
             ("load_memory_limit_bytes", "The limit of that memory; 0: not known.", report.memory_limit),
         ):
             yield GaugeMetricFamily(_PREFIX + name, text, value=float(value))
+
+    def _forecasts(self) -> Iterable[Metric]:
+        """How much of each resource is used, and for how long it will do."""
+        used = GaugeMetricFamily(
+            f"{_PREFIX}resource_used_ratio", "Used share of what this member can run out of.", labels=("resource",)
+        )
+        left = GaugeMetricFamily(
+            f"{_PREFIX}resource_seconds_left",
+            "Seconds until it runs out by its trend; +Inf if no end is in sight.",
+            labels=("resource",),
+        )
+        for name, one in sorted(self._sidecar.resources.forecasts.items()):
+            used.add_metric([name], one.share)
+            left.add_metric([name], one.left)
+        yield used
+        yield left
+        level = self._sidecar.resources.forecast.level.rank
+        text = "How this member is expected to fare: 0 well, 1 warn, 2 critical."
+        yield GaugeMetricFamily(f"{_PREFIX}forecast_level", text, value=float(level))
 
     def _gauges(self) -> Iterable[Metric]:
         sidecar, owned, clock = self._sidecar, self._sidecar.owned, self._sidecar.clock

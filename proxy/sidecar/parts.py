@@ -6,6 +6,7 @@ from understudy.proxy.events.recorder import Recorder
 from understudy.proxy.health.app_health_check import AppHealthCheck
 from understudy.proxy.health.check_registry import CheckRegistry
 from understudy.proxy.health.loop_lag import LoopLag
+from understudy.proxy.health.resource_watch import ResourceWatch
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.active_slots import ActiveSlots
@@ -48,6 +49,7 @@ class Sidecar:
     reads: ReadDeadline
     check: AppHealthCheck
     checks: CheckRegistry
+    resources: ResourceWatch
     status: MemberStatus
     handover: Handover
     takeovers: Takeovers

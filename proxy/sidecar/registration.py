@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from understudy.proxy.events.incarnation import Incarnation
+from understudy.proxy.health.forecast import Forecast
 from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.member.signal import Signal
 from understudy.proxy.sidecar.name_holder import NameHolder, NameTaken
@@ -38,10 +39,11 @@ class Registration:
         loop_lag: LoopLag,
         clock: PoolClock,
         incarnation: Incarnation,
+        forecast: Callable[[], Forecast],
         changed: Signal,
         beat_now: Signal,
     ) -> None:
-        """``record`` is the member at its start; ``state`` says how it is now.
+        """``record`` is the member at its start; ``state`` says how it is now, ``forecast`` how it will be.
 
         ``changed`` says that the state may be another one; ``beat_now`` is given when it is.
         """
@@ -51,6 +53,7 @@ class Registration:
         self._loop_lag = loop_lag
         self._clock = clock
         self._incarnation = incarnation
+        self._forecast = forecast
         self._beat_now = beat_now
         self._rewrite = asyncio.Event()
         self.record = record
@@ -63,14 +66,21 @@ class Registration:
         if self._name.replaced:
             self._rewrite.set()
         state, reason = self._state()
-        stall, clock = stall_step(self._loop_lag.worst), self._clock.fault
+        forecast = self._forecast()
+        now = replace(
+            self.record,
+            stall=stall_step(self._loop_lag.worst),
+            clock=self._clock.fault,
+            forecast=forecast.text,
+            forecast_level=str(forecast.level) if forecast.level.rank else "",
+        )
         if (state, reason) == (self.record.state, self.record.reason):
-            if (stall, clock) != (self.record.stall, self.record.clock):
-                self.record = replace(self.record, stall=stall, clock=clock)
+            if now != self.record:
+                self.record = now
                 self._rewrite.set()
             return
         logger.info("%s: %s%s", self.record.member, state, f" ({reason})" if reason else "")
-        self.record = replace(self.record, state=state, reason=reason, since=time.time(), stall=stall, clock=clock)
+        self.record = replace(now, state=state, reason=reason, since=time.time())
         self._rewrite.set()
         self._beat_now()
 

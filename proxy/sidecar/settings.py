@@ -25,6 +25,8 @@ class SidecarSettings:
     ``metrics`` is a port for Prometheus without certificates (``host:port``), '' for none. ``node`` is the name of the
     machine, for people. ``app_cgroup`` is the directory of the application's cgroup (v2), whose CPU and memory count as
     this member's. ``scrub_interval`` is the shortest time in seconds between two slots compared with etcd.
+    ``app_memory_limit`` is a limit in bytes for the application's resident memory, 0 for that of its control group.
+    ``watched_disks`` are paths whose file systems must not fill.
     ``tls`` is for the peer API, on both sides, and for the control servers' gRPC ports; without it all are plain text.
     ``trust_domain`` is that of the SPIFFE ids in the others' certificates.
     ``session_token_file`` holds the tokens of the session API, ``socket_mode`` its permissions if it is a Unix socket.
@@ -52,6 +54,8 @@ class SidecarSettings:
     priority: int = 1
     drain_seconds: float = 10.0
     scrub_interval: float = INTERVAL
+    app_memory_limit: int = 0
+    watched_disks: tuple[Path, ...] = ()
     etcd: EtcdSettings = field(default_factory=EtcdSettings)
     tls: PemFiles | None = None
     trust_domain: str = DOMAIN

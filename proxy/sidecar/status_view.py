@@ -1,5 +1,6 @@
 """The member's view of itself, for ``/v1/status`` and for ``understudy status``."""
 
+import math
 import time
 
 from understudy.proxy.peers.clock_watch import clock_view
@@ -38,9 +39,22 @@ def status_view(sidecar: Sidecar) -> tuple[dict[str, object], bool]:
         "replication": replication_view(sidecar),
         "pulses": {member: runs for (member, _), runs in sorted(sidecar.monitor.seen.items())},
         "clock": clock_view(sidecar.clock),
+        "forecasts": forecasts_view(sidecar),
         "trouble": sidecar.reconciler.trouble or informer.trouble,
     }
     return view, state in (MemberState.READY, MemberState.UP)
+
+
+def forecasts_view(sidecar: Sidecar) -> dict[str, object]:
+    """What this member can run out of: used share, level, and the seconds that are left if an end is in sight."""
+    return {
+        name: {
+            "level": one.level,
+            "used": round(one.share, 3),
+            "seconds_left": round(one.left) if math.isfinite(one.left) else None,
+        }
+        for name, one in sorted(sidecar.resources.forecasts.items())
+    }
 
 
 def sync_view(sidecar: Sidecar) -> dict[str, object]:

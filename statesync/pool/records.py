@@ -36,6 +36,19 @@ class MemberState(StrEnum):
         return self in (MemberState.READY, MemberState.UP)
 
 
+class ForecastLevel(StrEnum):
+    """How a member is expected to fare, by the resources that it can run out of."""
+
+    OK = "ok"
+    WARN = "warn"
+    CRITICAL = "critical"
+
+    @property
+    def rank(self) -> int:
+        """0 for ok; the higher the worse."""
+        return tuple(ForecastLevel).index(self)
+
+
 NO_ETCD = "etcd does not answer: "
 """How the reason begins of a member that is DOWN because it cannot reach etcd; the last error follows."""
 
@@ -83,7 +96,9 @@ class Member(Record):
     ``app`` and ``peer`` are ``host:port``; so is ``health``, which front Envoys ask ('' if there is none). ``node`` is
     the machine that it runs on, if it knows. ``reason`` says why the state is not UP. ``stall`` is how late its event
     loop recently was, in seconds, rounded up to a step: probes of the member wait that much longer. ``life`` is how
-    many takeovers this process has survived. ``clock`` says what is wrong with its wall clock.
+    many takeovers this process has survived. ``clock`` says what is wrong with its wall clock. ``forecast`` says what
+    the member is going to run out of, and ``forecast_level`` how sure and how soon that is; both are '' if nothing is
+    expected.
     """
 
     member: str
@@ -102,6 +117,13 @@ class Member(Record):
     stall: float = 0.0
     life: int = 0
     clock: str = ""
+    forecast: str = ""
+    forecast_level: str = ""
+
+    @property
+    def expected(self) -> ForecastLevel:
+        """The level of its forecast; one that this version does not know counts as none."""
+        return next((level for level in ForecastLevel if level == self.forecast_level), ForecastLevel.OK)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", MemberState(self.state))

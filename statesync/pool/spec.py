@@ -253,6 +253,18 @@ class DurabilityRule(_Strict):
     durability: Durability
 
 
+def _off(value: object) -> object:
+    """``off`` as text: without quotes YAML 1.1 reads it as false."""
+    return "off" if value is False else value
+
+
+Predictive = Annotated[Literal["off", "warn"], BeforeValidator(_off)]
+"""What is done about a member that will fail soon by the trend of what it uses (docs/operations.md#forecasts)."""
+
+NEWER_KEYS = ("durability_rules", "predictive")
+"""Keys that release 0.1.0 does not know."""
+
+
 class PoolSpec(_Strict):
     """One pool. ``slots`` and :attr:`slot_rule` are fixed for its life; all other keys may be changed at any time."""
 
@@ -271,6 +283,7 @@ class PoolSpec(_Strict):
     durability_rules: Annotated[tuple[DurabilityRule, ...], Field(max_length=50)] = ()
     replication: Replication = Replication.model_construct()
     concurrency: Literal["ignore", "count", "refuse"] = "count"
+    predictive: Predictive = "warn"
     members: dict[Name, MemberSpec] = Field(default_factory=dict)
     limits: Limits = Limits.model_construct()
     objectives: Objectives = Objectives.model_construct()
@@ -369,9 +382,9 @@ class PoolSpec(_Strict):
     def encode(self) -> bytes:
         """The spec as it is stored in etcd: JSON with every default.
 
-        Earlier releases refuse a spec with rules of durability, so it has that key only if there are any.
+        Earlier releases refuse a spec with a key that they do not know, so it has a newer key only if that is used.
         """
-        unused = None if self.durability_rules else {"durability_rules"}
+        unused = {name for name in NEWER_KEYS if getattr(self, name) == type(self).model_fields[name].default}
         return json.dumps(
             self.model_dump(mode="json", exclude_none=True, exclude=unused), separators=(",", ":")
         ).encode()

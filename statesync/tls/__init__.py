@@ -1,1 +1,1 @@
-"""Certificates: mTLS contexts that follow their files, and the names in them."""
+"""Certificates: mTLS contexts that follow their files, the names in them, and until when they are valid."""

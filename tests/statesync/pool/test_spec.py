@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from understudy.statesync.pool.spec import PoolSpec, SessionKey, SpecError, refuse_contradiction
+from understudy.statesync.pool.spec import NEWER_KEYS, PoolSpec, SessionKey, SpecError, refuse_contradiction
 from understudy.statesync.pool.spec_reader import (
     FAULTS_MOST,
     decode_known_spec,
@@ -175,5 +175,15 @@ def test_the_longest_prefix_that_fits_says_how_durable_a_write_is(key: str, dura
     assert decode_spec(spec.encode()) == spec
 
 
-def test_members_of_earlier_releases_read_a_spec_without_rules() -> None:
-    assert "durability_rules" not in json.loads(parsed("durability: async").encode())
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("", set()),
+        ("predictive: warn", set()),
+        ("predictive: off", {"predictive"}),
+        ("durability_rules: [{prefix: a, durability: async}]", {"durability_rules"}),
+    ],
+)
+def test_a_newer_key_is_stored_only_if_it_is_used(text: str, kept: set[str]) -> None:
+    stored = json.loads(parsed(text).encode())
+    assert stored.keys() & set(NEWER_KEYS) == kept
