@@ -1,4 +1,4 @@
-"""``understudy site``: takes a whole site out of service, and brings it back."""
+"""``understudy site``: shows the sites of a pool, takes a whole site out of service, and brings it back."""
 
 import asyncio
 import time
@@ -6,19 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from understudy.deploy.cli.commands_drain import follow_until_empty, for_option, wait_option
+from understudy.deploy.cli.commands_drain import duration, follow_until_empty, wait_option
+from understudy.deploy.cli.watching import watch_option
 from understudy.deploy.common.errors import NegativeAnswer
 from understudy.deploy.common.operator import reason_option, this_operator
 from understudy.deploy.common.options import (
     EtcdOptions,
     PoolLocation,
+    TlsOptions,
     etcd_options,
     examples,
+    list_output_option,
     locate_pool,
     output_option,
     pool_option,
     require_name,
     show,
+    tls_options,
 )
 
 if TYPE_CHECKING:
@@ -26,14 +30,19 @@ if TYPE_CHECKING:
     from understudy.statesync.pool.state import PoolState
 
 
+OFFLINE_SECONDS = 2 * 3600.0
+"""How long a site stays out of service unless the options say otherwise."""
+
+
 @click.group(
     epilog=examples(
+        "understudy site status",
         "understudy site offline east --for 30m",
         "understudy site online east",
     )
 )
 def site() -> None:
-    """Take all members of a site out of service, and bring them back.
+    """Show the sites of a pool, take all members of one out of service, and bring them back.
 
     The option --site of a sidecar sets the site of its member: a zone, a rack or a data centre.
     """
@@ -41,14 +50,64 @@ def site() -> None:
 
 @site.command(
     epilog=examples(
+        "understudy site status",
+        "understudy site status --watch 1",
+        "understudy site status -o json",
+    )
+)
+@watch_option
+@pool_option(required=False)
+@etcd_options
+@tls_options
+@list_output_option
+def status(pool: str | None, etcd: EtcdOptions, tls: TlsOptions | None, output: str) -> None:
+    """Show who serves on which site, what is in sync, what the loss of each site would cost now, and what is degraded.
+
+    A site has a copy of a slot if a process there has every acknowledged write of the slot in memory. "If it died now"
+    is about the death of all members of a site at once.
+
+    Exit code 1: something is degraded. Each problem is shown with its age, where it is known, and what ends it.
+    """
+    from understudy.deploy.inspect.sites import sites_table
+
+    view = asyncio.run(_status(locate_pool(etcd, pool), tls))
+    now = time.time()
+    show(output, view, lambda view: sites_table(view, now), lambda view: [row["site"] for row in view["sites"]])
+    if view["degraded"]:
+        raise SystemExit(1)
+
+
+async def _status(place: PoolLocation, tls: TlsOptions | None) -> dict[str, Any]:
+    from understudy.deploy.inspect.query import connect, read_pool, require_pool
+    from understudy.deploy.inspect.sites import read_unsaved, sites_view
+
+    async with connect(place.etcd) as client:
+        state, revision = await read_pool(client, place.pool)
+        require_pool(state, place.etcd)
+        unsaved, endpoints = await asyncio.gather(read_unsaved(state, tls), client.status())
+    return sites_view(state, revision=revision, now=time.time(), etcd=endpoints, unsaved=unsaved)
+
+
+@site.command(
+    epilog=examples(
         "understudy site offline east",
         "understudy site offline east --for 30m --reason 'power test' -o json",
+        "understudy site offline east --until-i-say --force --reason 'the site burns'",
     )
 )
 @click.argument("name", metavar="SITE")
-@for_option
 @click.option(
-    "--force", is_flag=True, help="Accept a site without members; members that start there later get no slots."
+    "--for",
+    "seconds",
+    callback=duration,
+    metavar="TIME",
+    help="Time out of service, such as 90s, 10m, 2h or 1d. Default: 2h.",
+)
+@click.option("--until-i-say", is_flag=True, help="Out of service until 'understudy site online', without a limit.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Go on where the command would refuse, but for the last site; needs --reason, for the audit log.",
 )
 @reason_option
 @wait_option
@@ -58,6 +117,7 @@ def site() -> None:
 def offline(
     name: str,
     seconds: float | None,
+    until_i_say: bool,
     force: bool,
     reason: str,
     wait: float,
@@ -67,16 +127,23 @@ def offline(
 ) -> None:
     """Take SITE out of service. Its members hand all their slots over, and no request fails.
 
-    The site stays out of service until 'understudy site online' or until the time of --for is over. Members that start
-    there meanwhile get no slots.
+    The site stays out of service until 'understudy site online' or until its time is over: 2 hours, unless --for or
+    --until-i-say says otherwise. Members that start there meanwhile get no slots.
 
-    Exit code 1: the site has no member, no other site can take its slots, or it still owns slots after --wait.
+    Refused, unless --force is given: the site has no member; another site is offline; slots that the site serves have
+    no current copy elsewhere yet, although they should.
+
+    Exit code 1: refused, no other site can take its slots, or it still owns slots after --wait.
     """
     from understudy.statesync.pool.records import Intent
 
     require_name("SITE", name)
+    if until_i_say and seconds:
+        raise click.UsageError("--for sets a time and --until-i-say none: give one of them")
+    if force and not reason:
+        raise click.UsageError("--force needs --reason: the audit log shows why the refusal was overruled")
     now = time.time()
-    intent = Intent(site=name, until=now + seconds if seconds else 0.0, since=now)
+    intent = Intent(site=name, until=0.0 if until_i_say else now + (seconds or OFFLINE_SECONDS), since=now)
     view = asyncio.run(_offline(locate_pool(etcd, pool), intent, reason, wait, force=force, quiet=output != "table"))
     show(output, view, _line)
 
@@ -95,12 +162,14 @@ async def _offline(
         require_pool(state, place.etcd)
         members = _members_of(state, site)
         if not members and not force:
-            raise _unknown(state, site, ", or give --force if its members start later")
+            raise _unknown(state, site, ", or give --force --reason WHY if its members start later")
         away = state.offline(intent.since) | {site}
         if not any(at.record.site not in away and at.record.state.may_hold_slots for at in state.members.values()):
             raise NegativeAnswer(
                 f"{site} is the last site that can serve pool {place.pool}: bring another site into service first"
             )
+        if not force:
+            _require_safe(state, site, away - {site})
         act = Act(
             f"site offline {site}",
             detail=f"until {utc_time(intent.until)}" if intent.until else "",
@@ -112,6 +181,25 @@ async def _offline(
             client, place.pool, f"site {site}", lambda state: set(_members_of(state, site)), wait, state, quiet=quiet
         )
     return {"site": site, "offline": True, "until": intent.until or None, "members": members, "slots_left": left}
+
+
+def _require_safe(state: "PoolState", site: str, away: frozenset[str]) -> None:
+    """Raise :class:`NegativeAnswer` if another site is ``away`` already, or slots have no current copy elsewhere."""
+    from understudy.deploy.inspect.sites import lagging_slots
+    from understudy.deploy.inspect.views import ranges
+
+    overrule = "--force --reason WHY goes on nevertheless"
+    for other in sorted(away):
+        raise NegativeAnswer(
+            f"site {other} is offline already: bring it back first with 'understudy site online {other}'; {overrule}"
+        )
+    members = _members_of(state, site)
+    late = [slot for slot in lagging_slots(state) if state.owners[slot].record.active in members]
+    if late:
+        raise NegativeAnswer(
+            f"{len(late)} slots have current copies on site {site} only, and should have one elsewhere "
+            f"({ranges(late)}): wait until 'understudy site status' shows them on two sites; {overrule}"
+        )
 
 
 @site.command(epilog=examples("understudy site online east"))
@@ -159,5 +247,9 @@ def _line(view: dict[str, Any]) -> str:
     """The result as a line of text."""
     if not view["offline"]:
         return f"site {view['site']} is in service again"
+    from understudy.deploy.common.console_style import utc_time
+
     left = f", and still owns {view['slots_left']} slots" if view["slots_left"] else ""
-    return f"site {view['site']} is offline: {', '.join(view['members']) or 'no member yet'}{left}"
+    end = f"'understudy site online {view['site']}'"
+    until = f"until {utc_time(view['until'])} or {end}" if view["until"] else f"until {end}"
+    return f"site {view['site']} is offline {until}: {', '.join(view['members']) or 'no member yet'}{left}"

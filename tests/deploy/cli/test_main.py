@@ -352,11 +352,25 @@ async def test_a_site_goes_offline_and_online_by_an_intent_that_tells_its_end(un
     assert (refused.exit_code, "west is the last site that can serve" in refused.stderr) == (1, True)
     slow = understudy("site", "offline", "east", "--wait", "0.1", *place)
     assert (slow.exit_code, "site east still owns 4 slots after 0.1 s" in slow.stderr) == (1, True)
+    south = Member("cart-5", "cart-5", "127.0.0.1:1", "127.0.0.1:2", MemberState.UP, site="south")
+    await client.put(keys.member("cart-5"), south.encode())
+    second = understudy("site", "offline", "south", *place)
+    assert (second.exit_code, "site east is offline already" in second.stderr) == (1, True)
+    for contradiction in (("--force",), ("--for", "1h", "--until-i-say")):
+        assert understudy("site", "offline", "south", *contradiction, *place).exit_code == 2
+    shown = understudy("site", "status", *place)
+    assert (shown.exit_code, [row["state"] for row in json.loads(shown.output)["sites"]]) == (
+        1,
+        ["offline", "standing by", "standing by"],
+    )
     for command in ("offline", "online"):
         unknown = understudy("site", command, "north", *place)
         assert (unknown.exit_code, "its sites are east, west" in unknown.stderr) == (1, True)
-    assert understudy("site", "offline", "north", "--force", *place).exit_code == 0
-    assert await client.get(keys.site_intent("north")) is not None
+    assert understudy("site", "offline", "north", "--force", "--reason", "it comes later", *place).exit_code == 0
+    default = Intent.decode((await client.get(keys.site_intent("north"))).value)
+    assert default.until - default.since == 2 * 3600
+    endless = ("--until-i-say", "--force", "--reason", "it comes later", *place)
+    assert json.loads(understudy("site", "offline", "north", *endless).output)["until"] is None
     assert understudy("site", "online", "north", *place).exit_code == 0
     assert understudy("site", "offline", "a/b", *place).exit_code == 2
 

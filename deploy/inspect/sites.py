@@ -1,0 +1,238 @@
+"""``site status``: who serves where, what is in sync, what the loss of each site would cost now, and what is degraded.
+
+Pure but for :func:`read_unsaved`. A site *has a copy* of a slot if a process of the slot's sync set runs there: it has
+every acknowledged write of the slot in memory (docs/ownership.md).
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from understudy.deploy.common.console_style import plain_table, utc_time
+from understudy.deploy.common.options import TlsOptions
+from understudy.deploy.inspect.member_views import View, order_of, slots_of
+from understudy.deploy.inspect.members import MemberError, peer_apis
+from understudy.deploy.inspect.views import ranges
+from understudy.proxy.peers.peer_protocol import STATUS_PATH
+from understudy.statesync.etcd.client import EndpointStatus
+from understudy.statesync.pool.ownership import agreed_set
+from understudy.statesync.pool.state import PoolState
+
+
+async def read_unsaved(state: PoolState, tls: TlsOptions | None) -> dict[str, int | None]:
+    """How many sessions of each member are not in etcd yet; None for a member that does not answer."""
+    addresses = {name: at.record.peer for name, at in sorted(state.members.items())}
+    async with peer_apis(addresses, tls, state.keys.pool) as members:
+
+        async def ask(member: str) -> int | None:
+            try:
+                answer = await members.get(member, STATUS_PATH)
+                return int(answer["replication"]["unsaved_sessions"])
+            except (MemberError, KeyError, TypeError, ValueError):
+                return None
+
+        return dict(zip(addresses, await asyncio.gather(*map(ask, addresses)), strict=True))
+
+
+def copies_by_slot(state: PoolState) -> dict[int, frozenset[str]]:
+    """The sites that have a copy of each slot that is owned."""
+    sites = {name: at.record.site for name, at in state.members.items()}
+    boots = {name: at.record.boot for name, at in state.members.items()}
+    found = {}
+    for slot, at in state.owners.items():
+        processes = agreed_set(at.record, state.sync_sets.get(slot)).members
+        found[slot] = frozenset(sites[member] for member, boot in processes if boots.get(member) == boot)
+    return found
+
+
+def lagging_slots(state: PoolState, away: Iterable[str] = ()) -> list[int]:
+    """The slots that should have copies on two sites or more by the table, and have them on one site at the most.
+
+    Sites in ``away`` do not count.
+    """
+    out, copies = frozenset(away), copies_by_slot(state)
+    sites = {
+        name: at.record.site
+        for name, at in state.members.items()
+        if at.record.state.may_hold_slots and at.record.site not in out
+    }
+    return [
+        slot
+        for slot, there in sorted(copies.items())
+        if len(there - out) < 2 <= len({sites[member] for member in order_of(state, slot) if member in sites})
+    ]
+
+
+def sites_view(
+    state: PoolState,
+    *,
+    revision: int,
+    now: float,
+    etcd: Sequence[EndpointStatus] = (),
+    unsaved: Mapping[str, int | None] | None = None,
+) -> View:
+    """The output of ``site status``. ``now`` is wall time in seconds, ``unsaved`` is that of :func:`read_unsaved`."""
+    copies, total = copies_by_slot(state), slots_of(state)
+    names = sorted({at.record.site for at in state.members.values()} | {site for site in state.sites if site})
+    rows = [_site_view(state, name, copies, now, unsaved or {}) for name in names]
+    return {
+        "pool": state.keys.pool,
+        "revision": revision,
+        "slots": total,
+        "on_two_sites": sum(len(there) > 1 for there in copies.values()),
+        "sites": rows,
+        "degraded": [*_degraded_sites(state, rows), *_degraded_copies(state, now), *_degraded_etcd(etcd)],
+    }
+
+
+def _site_view(
+    state: PoolState,
+    site: str,
+    copies: Mapping[int, frozenset[str]],
+    now: float,
+    unsaved: Mapping[str, int | None],
+) -> View:
+    members = sorted(name for name, at in state.members.items() if at.record.site == site)
+    able = [name for name in members if state.members[name].record.state.may_hold_slots]
+    active = [slot for slot, at in state.owners.items() if at.record.active in members]
+    intent = state.sites[site].record if site in state.sites and state.sites[site].record.holds(now) else None
+    condition = "offline" if intent else "serving" if active else "standing by" if able else "lost"
+    return {
+        "site": site,
+        "state": condition,
+        "since": intent.since if intent else None,
+        "until": (intent.until or None) if intent else None,
+        "members": members,
+        "able": able,
+        "weight": sum(state.members[name].record.weight for name in able),
+        "active": len(active),
+        "copies": sum(site in there for there in copies.values()),
+        "if_lost": _if_lost(state, site, active, copies, {name: unsaved.get(name) for name in members}),
+    }
+
+
+def _if_lost(
+    state: PoolState,
+    site: str,
+    active: Sequence[int],
+    copies: Mapping[int, frozenset[str]],
+    unsaved: Mapping[str, int | None],
+) -> View:
+    """What happens to the slots that are served on ``site`` if all its members die at once now.
+
+    ``from_memory``: another site has a copy, so no acknowledged write of any class is lost. ``from_etcd``: no other
+    site has one, and etcd has every acknowledged write. ``lossy``: no other site has one, and ``replicas`` writes of
+    the last ``bound_ms`` may be in memory only; ``sessions`` is how many at the most, None if a member did not say.
+    """
+    others = bool({at.record.site for at in state.members.values() if at.record.state.may_hold_slots} - {site})
+    alone = [slot for slot in active if not copies.get(slot, frozenset()) - {site}]
+    lossy = [slot for slot in alone if agreed_set(state.owners[slot].record, state.sync_sets.get(slot)).memory]
+    known = [count for count in unsaved.values() if count is not None]
+    spec = state.spec.record if state.spec else None
+    return {
+        "survivors": others,
+        "from_memory": len(active) - len(alone),
+        "from_etcd": len(alone) - len(lossy),
+        "lossy": len(lossy),
+        "sessions": (sum(known) if len(known) == len(unsaved) else None) if lossy else 0,
+        "bound_ms": spec.replication.checkpoint_ms if lossy and spec else 0,
+    }
+
+
+def _degraded_sites(state: PoolState, rows: Sequence[View]) -> Iterable[View]:
+    for row in rows:
+        site = row["site"]
+        if row["state"] == "offline":
+            yield _degraded(f"site {site} is offline", row["since"], f"understudy site online {site}")
+        elif row["state"] == "lost":
+            yield _degraded(f"no member of {_named(site)} can serve", None, "start its members again")
+        else:
+            away = [name for name in row["members"] if name not in row["able"]]
+            if away:
+                states = ", ".join(f"{name} {state.members[name].record.state}" for name in away)
+                yield _degraded(f"{_named(site)} lacks members: {states}", None, "understudy status")
+    if len({row["site"] for row in rows}) == 1:
+        yield _degraded("all members are on one site", None, "start members with another --site")
+
+
+def _degraded_copies(state: PoolState, now: float) -> Iterable[View]:
+    lagging = lagging_slots(state, state.offline(now))
+    if lagging:
+        what = f"{len(lagging)} slots have current copies on one site only ({ranges(lagging)})"
+        yield _degraded(what, None, "wait for the copies: understudy status --sync")
+    spec = state.spec.record if state.spec else None
+    if spec is not None and spec.copies < 3 and len({at.record.site for at in state.members.values()}) > 1:
+        yield _degraded("copies: 2 does not put copies on two sites", None, "apply a spec with copies: 3")
+
+
+def _degraded_etcd(etcd: Sequence[EndpointStatus]) -> Iterable[View]:
+    """Members of etcd that do not answer. Raft needs more than half of all for every write."""
+    silent = [status.endpoint for status in etcd if not status.version]
+    answering = len(etcd) - len(silent)
+    if not silent:
+        return
+    needed = len(etcd) // 2 + 1
+    more = "writes have stopped" if answering < needed else "the next loss stops writes"
+    if answering > needed:
+        more = "writes go on"
+    yield _degraded(f"etcd does not answer at {', '.join(silent)}: {more}", None, "start these members of etcd again")
+
+
+def _degraded(what: str, since: float | None, remedy: str) -> View:
+    return {"what": what, "since": since, "remedy": remedy}
+
+
+def _named(site: str) -> str:
+    return f"site {site}" if site else "those without a site"
+
+
+def sites_table(view: View, now: float) -> RenderableType:
+    """The table of ``site status``."""
+    heading = Text(
+        f"pool {view['pool']}: {view['on_two_sites']} of {view['slots']} slots have current copies on two sites or "
+        f"more; etcd revision {view['revision']}",
+        style="bold",
+    )
+    table = plain_table("site", "state", "members able", "weight", "active", "copies", "if it died now")
+    for row in view["sites"]:
+        until = f" until {utc_time(row['until'])}" if row["until"] else ""
+        table.add_row(
+            row["site"] or "(none)",
+            Text(row["state"] + until, style="green" if row["state"] in {"serving", "standing by"} else "red"),
+            f"{len(row['able'])} of {len(row['members'])}",
+            str(row["weight"]),
+            str(row["active"]),
+            str(row["copies"]),
+            _said(row["if_lost"]),
+        )
+    problems = [
+        Text(f"! {one['what']}{_age(one['since'], now)}: {one['remedy']}", style="yellow") for one in view["degraded"]
+    ]
+    return Group(heading, table, *problems)
+
+
+def _age(since: float | None, now: float) -> str:
+    if not since:
+        return ""
+    minutes = int(max(now - since, 0) // 60)
+    return f" for {minutes // 60} h {minutes % 60} min" if minutes >= 60 else f" for {minutes} min"
+
+
+def _said(loss: Mapping[str, Any]) -> str:
+    if not loss["survivors"]:
+        return "nobody serves: no other site has members"
+    parts = []
+    if loss["from_memory"]:
+        parts.append(f"{loss['from_memory']} slots go on from memory elsewhere")
+    if loss["from_etcd"]:
+        parts.append(f"{loss['from_etcd']} slots are read from etcd")
+    if loss["lossy"]:
+        most = "an unknown number of" if loss["sessions"] is None else f"at most {loss['sessions']}"
+        bound = f"replicas writes of the last {loss['bound_ms']} ms, of {most} sessions"
+        parts.append(f"{loss['lossy']} slots may lose {bound}; no sync write is lost")
+    elif parts:
+        parts.append("no acknowledged write is lost")
+    return "; ".join(parts) or "no slot moves"

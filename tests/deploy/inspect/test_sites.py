@@ -1,0 +1,132 @@
+"""``site status``: what is in sync between sites, what the loss of a site would cost, and what is degraded."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from understudy.deploy.common.console_style import Terminal
+from understudy.deploy.inspect.sites import lagging_slots, sites_table, sites_view
+from understudy.statesync.etcd.client import EndpointStatus
+from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.records import Intent, Member, MemberState, Owner, Process, SyncRecord, Table
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.state import At, PoolState
+
+SITES = {"cart-1": "east", "cart-2": "west", "cart-3": "east", "cart-4": "west"}
+ORDER = ("cart-1", "cart-3", "cart-2")
+NOW = 10_000.0
+
+
+def pool(sets: Sequence[Sequence[str]], *, memory: bool = False, copies: int = 3, **states: MemberState) -> PoolState:
+    """A pool of two sites. cart-1 on east serves a slot for each entry of ``sets``, its sync set."""
+    state = PoolState(PoolKeys("cart"))
+    state.spec = At(PoolSpec(pool="cart", slots=len(sets), copies=copies), 1)
+    state.table = At(Table(1, (ORDER,) * len(sets)), 2)
+    for name, site in SITES.items():
+        condition = states.get(name.replace("-", ""), MemberState.UP)
+        member = Member(name, f"boot of {name}", "127.0.0.1:1", "127.0.0.1:2", condition, site=site)
+        state.members[name] = At(member, 3)
+    for slot, members in enumerate(sets):
+        state.owners[slot] = At(Owner("cart-1", "boot of cart-1", 1), 4)
+        record = SyncRecord(1, tuple(Process(name, f"boot of {name}") for name in members), memory=memory)
+        state.sync_sets[slot] = At(record, 5)
+    return state
+
+
+def view_of(state: PoolState, **more: Any) -> dict[str, Any]:
+    return dict(sites_view(state, revision=9, now=NOW, **more))
+
+
+def degraded(state: PoolState, **more: Any) -> str:
+    return "\n".join(one["what"] for one in view_of(state, **more)["degraded"])
+
+
+def test_copies_on_both_sites_make_a_loss_of_one_cheap() -> None:
+    view = view_of(pool([ORDER, ORDER]))
+    east, west = view["sites"]
+    assert (view["on_two_sites"], view["degraded"]) == (2, [])
+    assert (east["active"], east["copies"], west["active"], west["copies"]) == (2, 2, 0, 2)
+    assert (east["state"], west["state"]) == ("serving", "standing by")
+    assert {key: east["if_lost"][key] for key in ("from_memory", "from_etcd", "lossy")} == {
+        "from_memory": 2,
+        "from_etcd": 0,
+        "lossy": 0,
+    }
+
+
+def test_without_a_copy_elsewhere_etcd_has_what_is_acknowledged() -> None:
+    view = view_of(pool([ORDER, ("cart-1", "cart-3")]))
+    assert view["sites"][0]["if_lost"]["from_etcd"] == 1
+    assert "1 slots have current copies on one site only (1)" in degraded(pool([ORDER, ("cart-1", "cart-3")]))
+
+
+@pytest.mark.parametrize(
+    ("unsaved", "sessions"), [({"cart-1": 5, "cart-3": 2}, 7), ({"cart-1": 5, "cart-3": None}, None), ({}, None)]
+)
+def test_writes_in_memory_of_one_site_alone_would_be_lost_and_are_counted(
+    unsaved: dict[str, int | None], sessions: int | None
+) -> None:
+    loss = view_of(pool([("cart-1", "cart-3")], memory=True), unsaved=unsaved)["sites"][0]["if_lost"]
+    assert (loss["lossy"], loss["sessions"], loss["bound_ms"]) == (1, sessions, 1000)
+
+
+def test_a_process_that_has_started_anew_has_no_copy() -> None:
+    state = pool([ORDER])
+    state.members["cart-2"] = At(
+        Member("cart-2", "another boot", "127.0.0.1:1", "127.0.0.1:2", MemberState.UP, site="west"), 6
+    )
+    assert view_of(state)["on_two_sites"] == 0
+
+
+def test_a_site_that_is_offline_says_since_when_and_until_when_and_how_it_comes_back() -> None:
+    state = pool([ORDER])
+    state.sites["west"] = At(Intent(until=NOW + 60, since=NOW - 600, site="west"), 7)
+    view = view_of(state)
+    west = view["sites"][1]
+    assert (west["state"], west["since"], west["until"]) == ("offline", NOW - 600, NOW + 60)
+    assert view["degraded"] == [
+        {"what": "site west is offline", "since": NOW - 600, "remedy": "understudy site online west"}
+    ]
+    state.sites["west"] = At(Intent(until=NOW - 1, since=NOW - 600, site="west"), 8)
+    assert view_of(state)["degraded"] == []
+
+
+def test_members_that_cannot_serve_are_named_and_a_site_of_such_members_is_lost() -> None:
+    assert "site west lacks members: cart-4 DOWN" in degraded(pool([ORDER], cart4=MemberState.DOWN))
+    both = pool([ORDER], cart2=MemberState.DOWN, cart4=MemberState.DOWN)
+    assert "no member of site west can serve" in degraded(both)
+    assert view_of(both)["sites"][0]["if_lost"]["survivors"] is False
+
+
+def test_copies_are_late_only_where_the_table_wants_them_on_two_sites() -> None:
+    alone = pool([("cart-1", "cart-3")])
+    assert lagging_slots(alone) == [0]
+    assert lagging_slots(alone, {"west"}) == []
+    alone.table = At(Table(1, (("cart-1", "cart-3"),)), 2)
+    assert lagging_slots(alone) == []
+    assert "copies: 2 does not put copies on two sites" in degraded(pool([("cart-1", "cart-3")], copies=2))
+
+
+@pytest.mark.parametrize(
+    ("answering", "members", "said"),
+    [(3, 3, ""), (2, 3, "the next loss stops writes"), (1, 3, "writes have stopped"), (4, 5, "writes go on")],
+)
+def test_a_silent_member_of_etcd_is_told_with_what_it_means(answering: int, members: int, said: str) -> None:
+    etcd = [
+        EndpointStatus(f"etcd-{number}:2379", "3.5.9" if number < answering else "", number == 0, 1, ())
+        for number in range(members)
+    ]
+    assert degraded(pool([ORDER]), etcd=etcd).endswith(said)
+    assert bool(degraded(pool([ORDER]), etcd=etcd)) == bool(said)
+
+
+def test_the_table_says_what_a_loss_costs_and_each_problem_with_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    state = pool([ORDER, ("cart-1", "cart-3")], memory=True)
+    state.sites["west"] = At(Intent(since=NOW - 7500, site="west"), 7)
+    Terminal().print(sites_table(view_of(state, unsaved={"cart-1": 3, "cart-3": 0}), NOW))
+    said = capsys.readouterr().out
+    assert "1 of 2 slots have current copies on two sites or more" in said
+    assert "1 slots go on from memory elsewhere" in said
+    assert "1 slots may lose replicas writes of the last 1000 ms, of at most 3 sessions; no sync write is lost" in said
+    assert "! site west is offline for 2 h 5 min: understudy site online west" in said
