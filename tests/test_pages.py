@@ -44,6 +44,8 @@ def test_every_value_on_the_page_is_the_default_where_there_is_one() -> None:
     for example in ("tenant", "members", "tcp", "checks", "mesh", "durability_rules"):
         del shown[example]
     del shown["objectives"]["rpo_async_writes"]
+    for limit in ("total_bytes", "writes_per_second", "requests_per_second"):
+        del shown["limits"][limit]
     assert parse_spec(yaml.safe_dump(shown), where="reference.md") == PoolSpec(pool="cart")
     assert {"accept_proxy_protocol": False, "send_proxy_protocol": "v1"}.items() <= Tcp().model_dump().items()
 

@@ -1,6 +1,7 @@
 """What a member has done since its start, for its status and its metrics."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
@@ -12,7 +13,7 @@ class Counters:
     could not carry out. ``checked`` counts slots compared with etcd, ``resyncs`` copies made again.
     ``expired`` counts writes refused because their request began too long ago.
     ``refused_new`` and ``refused_writes`` are writes not taken in because commits lagged: those that would have begun a
-    session, and others.
+    session, and others. ``over_quota`` are writes beyond a limit of the pool, by the kind of the problem.
     """
 
     takeovers: int = 0
@@ -25,3 +26,4 @@ class Counters:
     refused_new: int = 0
     refused_writes: int = 0
     expired: int = 0
+    over_quota: Counter[str] = field(default_factory=Counter)

@@ -46,6 +46,7 @@ def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
         f"http.{pool}.downstream_rq_5xx": names.COUNT_FAILED,
         f"http.{pool}.downstream_rq_time": names.COUNT_DURATION,
         f"vhost.{pool}/routes.route.{names.KEYLESS_ROUTES}.upstream_rq_completed": names.COUNT_KEYLESS,
+        f"{pool}.http_local_rate_limit.rate_limited": names.COUNT_LIMITED,
         "access_logs.open_telemetry_access_log.understudy.logs_dropped": names.COUNT_DROPPED,
         "server.uptime": names.COUNT_UPTIME,
     }

@@ -22,6 +22,8 @@ TITLES = {
     "session-too-large": "The session would be too large",
     "overloaded": "Commits lag behind",
     "too-many-sessions": "The pool is full",
+    "too-many-bytes": "The pool is full",
+    "too-many-writes": "The pool is written to too fast",
     "unsupported-patch": "This kind of patch is not supported",
     "not-json": "The content is not JSON",
     "session-not-json": "The session's content is not JSON",

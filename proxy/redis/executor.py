@@ -37,7 +37,7 @@ UNHEARD_MOST = 1000
 COUNTED = ("memory", "commit", "other")
 """How commands are carried out: from memory, by a commit of this member alone, or in any other way."""
 _WON = frozenset({b"+OK\r\n", b":1\r\n"})
-_CODES = {"session-too-large": "OOM", "too-many-sessions": "OOM", "overwrite": "CONFLICT"}
+_CODES = {"session-too-large": "OOM", "too-many-sessions": "OOM", "too-many-bytes": "OOM", "overwrite": "CONFLICT"}
 """The first word of an error, by the kind of the problem; others begin with ERR."""
 _MAY_HAVE_WRITTEN = (200, 503)
 """The replies after which the value may be another one, of a version that was not told."""

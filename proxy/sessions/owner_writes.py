@@ -28,6 +28,7 @@ from understudy.proxy.sessions.call import Call, write_of
 from understudy.proxy.sessions.call_attempts import CallAttempts
 from understudy.proxy.sessions.overwrite_log import OverwriteLog
 from understudy.proxy.sessions.owner_replies import ETCD_TIMEOUT, RESP_HEADERS, placed, unreadable
+from understudy.proxy.sessions.pool_quotas import PoolQuotas
 from understudy.proxy.sessions.restored import RestoredSessions
 from understudy.proxy.sessions.session_locks import SessionLocks
 from understudy.proxy.sessions.write_limits import RETRY_AFTER, WriteLimits
@@ -104,7 +105,8 @@ class OwnerWrites:
         self._updates = updates
         self._recorder = recorder
         self._locks = SessionLocks()
-        self._limits = WriteLimits(committer, self._locks, copies, owned, active, recorder.counters)
+        self._limits = WriteLimits(committer, self._locks, copies, active, recorder.counters)
+        self._quotas = PoolQuotas(copies, owned, recorder.counters)
         self._async_writes = async_writes
         self._overwritten = overwritten
         self._restored = RestoredSessions(pool, clock)
@@ -182,6 +184,8 @@ class OwnerWrites:
             return None
         if self._renewed(call, outcome, owned):
             return outcome.reply
+        if not self._quotas.takes(spec):
+            return None
         self._locks.take(slot, key)
         owned.enter()
         give_version(outcome.session, self._active.next_version(slot))
@@ -267,7 +271,7 @@ class OwnerWrites:
             return Reply(200, RESP_HEADERS, outcome.reply)
         from_memory = self._from_memory(call, owned, spec)
         refused = self._limits.overload(spec, new=True, from_memory=from_memory) if outcome.status == 201 else None
-        refused = refused or self._limits.too_many_requests(write, spec)
+        refused = refused or self._limits.too_many_requests(write, spec) or self._quotas.too_fast(spec)
         wants = _wanted(call, spec)
         if refused is None and wants != "async" and not from_memory:
             refused = await self._until_etcd_answers(owned, release, attempts)
@@ -278,6 +282,7 @@ class OwnerWrites:
             release()
             return None
         if isinstance(outcome, WriteRefused):
+            self._quotas.count(outcome.problem)
             submitted = self._active.submit(owned, "", None, _entry_of(call, write, outcome, owned.slot), wants)
             submitted.done.add_done_callback(lambda _: release())
             return await self._resolve(submitted, call.key, outcome, owned, attempts)
@@ -331,8 +336,10 @@ class OwnerWrites:
             return problem(503, "not-committed", detail, retry_after=RETRY_AFTER)
         if not self._holds(owned):
             return None
-        if isinstance(outcome, WriteRefused) and outcome.problem == OVERWRITE:
-            self._overwritten.note(call.key, refused=True)
+        if isinstance(outcome, WriteRefused):
+            self._quotas.count(outcome.problem)
+            if outcome.problem == OVERWRITE:
+                self._overwritten.note(call.key, refused=True)
         version = outcome.version if isinstance(outcome, Repeated) else 0
         if _wanted(call, spec) == "sync" and not await self._active.until_saved(owned.slot, version, attempts.left):
             detail = "the write took effect, and etcd does not have it yet; repeat the request with its Idempotency-Key"
@@ -360,11 +367,9 @@ class OwnerWrites:
             outcome = decide_commands(current, call.batch, write, terms, settled)
         else:
             outcome = decide_write(current, write, terms, settled)
-        if isinstance(outcome, Stored) and outcome.status == 201 and current is None and self._limits.full(spec):
-            share = f"{spec.limits.sessions} sessions for {spec.slots} slots"
-            return WriteRefused(
-                507, "too-many-sessions", f"this member's share of the pool's limit ({share}) is used up"
-            )
+        refused = self._quotas.refusal(current, outcome, spec) if isinstance(outcome, Stored) else None
+        if refused is not None:
+            return refused
         if call.seen is not None and isinstance(outcome, Stored) and overwrites(current, call.seen, terms.ended_ms):
             return _overwriting(outcome, spec)
         return outcome

@@ -1,4 +1,4 @@
-"""Writes that an owner does not take: its commits lag behind, or a limit of the pool is reached."""
+"""Writes that an owner does not take because it cannot keep up: its commits lag behind, or too much waits."""
 
 import time
 
@@ -8,7 +8,6 @@ from understudy.proxy.events.counters import Counters
 from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.ownership.active_slots import ActiveSlots
-from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.proxy.sessions.session_locks import SessionLocks
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.sessions.commit import Committer
@@ -19,21 +18,19 @@ RETRY_AFTER = 1
 
 
 class WriteLimits:
-    """Checks a write against the queue of commits and the limits of the pool."""
+    """Checks a write against the queue of commits, and the pool's limits on what waits."""
 
     def __init__(
         self,
         committer: Committer,
         locks: SessionLocks,
         copies: LocalCopies,
-        owned: OwnedSlots,
         active: ActiveSlots,
         counters: Counters,
     ) -> None:
         self._committer = committer
         self._locks = locks
         self._copies = copies
-        self._owned = owned
         self._active = active
         self._counters = counters
 
@@ -74,8 +71,3 @@ class WriteLimits:
             f"the outcomes of {spec.limits.requests} requests are kept, as many as this pool's limits.requests allows"
         )
         return problem(503, "overloaded", detail, retry_after=RETRY_AFTER)
-
-    def full(self, spec: PoolSpec) -> bool:
-        """Whether this member's slots hold their proportional share of the pool's session limit."""
-        slots = self._owned.slots
-        return self._copies.replica.count(slots) * spec.slots >= spec.limits.sessions * max(len(slots), 1)

@@ -15,10 +15,12 @@ from prometheus_client.registry import Collector
 
 from understudy.proxy.http.problems import PROBLEM_TYPE, TITLES, Reply
 from understudy.proxy.sessions.call import Call
+from understudy.proxy.sessions.pool_quotas import BYTES, SESSIONS, WRITES
 from understudy.proxy.sidecar.parts import Sidecar
 from understudy.statesync.pool.records import MemberState
 
 _PREFIX = "understudy_"
+QUOTA_LIMITS = {"sessions": SESSIONS, "bytes": BYTES, "writes": WRITES}
 _METHODS = frozenset({"GET", "PUT", "PATCH", "DELETE", "POST"})
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _BATCH = (1, 2, 5, 10, 20, 50, 100)
@@ -99,6 +101,14 @@ class PartsCollector(Collector):
         for part, count in (("given", counters.given), ("received", counters.received), ("failed", counters.refused)):
             handovers.add_metric([part], count)
         yield handovers
+        over_quota = CounterMetricFamily(
+            f"{_PREFIX}over_quota",
+            "Writes refused because this member's share of a limit of the pool was used up, by the limit.",
+            labels=("limit",),
+        )
+        for limit, kind in QUOTA_LIMITS.items():
+            over_quota.add_metric([limit], counters.over_quota[kind])
+        yield over_quota
         state = GaugeMetricFamily(f"{_PREFIX}member_state", "1 for the state the member is in.", labels=("state",))
         now, _ = self._sidecar.status.look()
         for one in MemberState:

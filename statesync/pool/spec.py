@@ -75,6 +75,9 @@ class Limits(_Strict):
     ``requests`` is how many outcomes of requests one sidecar keeps, each for ``timeouts.request_seconds`` and 30 s
     more; one takes about 290 bytes. ``unsaved_bytes``: the most that one member acknowledges from memory before etcd
     has it, in bytes of session bodies.
+
+    ``sessions``, ``total_bytes`` (of session bodies) and ``writes_per_second`` are for the whole pool. Each member
+    enforces its share, by the slots that it is active for. ``requests_per_second`` is for each front Envoy.
     """
 
     session_bytes: Annotated[int, Field(ge=1, le=1_000_000)] = 65536
@@ -82,6 +85,9 @@ class Limits(_Strict):
     queued_writes: Annotated[int, Field(ge=1, le=1_000_000)] = 5_000
     requests: Annotated[int, Field(ge=1, le=10_000_000)] = 500_000
     unsaved_bytes: Annotated[int, Field(ge=1_000_000, le=100_000_000_000)] = 64 * 1024 * 1024
+    total_bytes: Annotated[int, Field(ge=1, le=10**15)] | None = None
+    writes_per_second: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    requests_per_second: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
 
 
 Durability = Literal["sync", "async", "replicas"]
@@ -317,6 +323,8 @@ class PoolSpec(_Strict):
                 "session_key: a tcp pool sees neither headers nor cookies, its session key is the client's address; "
                 "leave session_key out, or say [{source_address: true}]"
             )
+        if self.limits.requests_per_second is not None:
+            raise ValueError("limits.requests_per_second: front Envoys see no requests of a tcp pool; leave it out")
         if self.mesh is not None:
             raise ValueError("mesh: a tcp pool is reached through front Envoys; leave mesh out")
         if self.slots > MAX_TCP_SLOTS:

@@ -40,13 +40,27 @@ class _Unreadable(NamedTuple):
 class _Slot:
     """``touched`` has the later expiry of a session that its owner has renewed in memory alone.
 
-    With it is the version that this holds for.
+    With it is the version that this holds for. ``body_bytes`` are those of all bodies; :meth:`set` and :meth:`remove`
+    keep the sum.
     """
 
     sessions: dict[str, Session] = field(default_factory=dict)
     unreadable: dict[str, _Unreadable] = field(default_factory=dict)
     touched: dict[str, tuple[int, int]] = field(default_factory=dict)
     synced: bool = False
+    body_bytes: int = 0
+
+    def set(self, key: str, session: Session) -> None:
+        """Put a session in place of the one of this key, if there is one."""
+        before = self.sessions.get(key)
+        self.body_bytes += len(session.body) - (len(before.body) if before is not None else 0)
+        self.sessions[key] = session
+
+    def remove(self, key: str) -> None:
+        """Forget a session, if there is one of this key."""
+        before = self.sessions.pop(key, None)
+        if before is not None:
+            self.body_bytes -= len(before.body)
 
 
 class Replica:
@@ -128,6 +142,10 @@ class Replica:
         """How many sessions the given slots hold here, dead ones included."""
         return sum(len(self._slots[slot].sessions) for slot in slots if slot in self._slots)
 
+    def body_bytes(self, slots: Iterable[int]) -> int:
+        """The bytes of the bodies of all sessions that the given slots hold here, dead ones included."""
+        return sum(self._slots[slot].body_bytes for slot in slots if slot in self._slots)
+
     def keys(self, slot: int) -> list[str]:
         """The keys of all sessions of a slot, dead and unreadable ones included; empty for a slot that is not held."""
         kept = self._slots.get(slot)
@@ -197,7 +215,7 @@ class Replica:
             if write.value is not None:
                 self._keep(kept, slot, Stored(write.key, version, write.value))
             elif _version_in(kept, write.key) < version:
-                kept.sessions.pop(write.key, None)
+                kept.remove(write.key)
                 kept.unreadable.pop(write.key, None)
 
     def put(self, slot: int, key: str, session: Session | None) -> None:
@@ -208,9 +226,9 @@ class Replica:
         kept = self._held(slot)
         kept.unreadable.pop(key, None)
         if session is None:
-            kept.sessions.pop(key, None)
+            kept.remove(key)
         else:
-            kept.sessions[key] = session
+            kept.set(key, session)
 
     def _held(self, slot: int) -> _Slot:
         """A held slot. Raises ``ValueError`` for others: what a stream brings must never be lost in silence."""
@@ -228,11 +246,11 @@ class Replica:
         except UnreadableSession as error:
             self._note_unreadable(kept, key, _Unreadable(version, str(error), stored.value), error)
         else:
-            kept.sessions[key] = session
+            kept.set(key, session)
             kept.unreadable.pop(key, None)
 
     def _note_unreadable(self, kept: _Slot, key: str, found: _Unreadable, error: UnreadableSession) -> None:
-        kept.sessions.pop(key, None)
+        kept.remove(key)
         kept.unreadable[key] = found
         logger.warning("a session at version %d cannot be opened: %s", found.version, error)
         if isinstance(error, KeyMissing):

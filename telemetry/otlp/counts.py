@@ -27,6 +27,7 @@ from understudy.telemetry.tracing.names import (
     COUNT_DURATION,
     COUNT_FAILED,
     COUNT_KEYLESS,
+    COUNT_LIMITED,
     COUNT_REQUESTS,
     COUNT_SECONDS,
     COUNT_UNREACHED,
@@ -69,9 +70,9 @@ class Period:
 class FrontCount(msgspec.Struct, frozen=True):
     """What the Envoy ``node`` counted in a period besides: nothing of it is stored.
 
-    ``keyless`` of ``requests`` had no session key. ``unreached``: of which members how many health checks failed on the
-    network. ``durations``: how many answers took at most so many ms, and longer than the next smaller number.
-    ``pool`` is the one that the Envoy says it serves.
+    ``keyless`` of ``requests`` had no session key; ``limited`` of them were beyond the pool's requests a second.
+    ``unreached``: of which members how many health checks failed on the network. ``durations``: how many answers took
+    at most so many ms, and longer than the next smaller number. ``pool`` is the one that the Envoy says it serves.
     """
 
     node: str
@@ -80,6 +81,7 @@ class FrontCount(msgspec.Struct, frozen=True):
     unreached: Mapping[str, int]
     durations: Mapping[float, int] = msgspec.field(default_factory=dict)
     pool: str = ""
+    limited: int = 0
 
 
 class PeriodBatch(msgspec.Struct, frozen=True):
@@ -132,7 +134,8 @@ def _periods(groups: Iterable[ResourceMetrics]) -> PeriodBatch:
             kept.append(replace(_period(node, points), pool=pool))
         if points or unreached or durations:
             requests, keyless = _count(points, COUNT_REQUESTS), _count(points, COUNT_KEYLESS)
-            fronts.append(FrontCount(node, requests, keyless, unreached, durations, pool))
+            limited = _count(points, COUNT_LIMITED)
+            fronts.append(FrontCount(node, requests, keyless, unreached, durations, pool, limited))
     return PeriodBatch(tuple(kept), refused, reason, tuple(fronts))
 
 

@@ -31,6 +31,8 @@ class Kind(StrEnum):
     REQUESTS = "requests"
     KEYLESS = "keyless"
     """Requests without a session key."""
+    LIMITED = "limited"
+    """Requests that the Envoy refused with 429, since the pool had its requests of this second."""
     TIMEOUTS = "timeouts"
     """Requests that the member accepted but did not answer in time: the client got 504."""
     CONNECT_FAILURES = "connect_failures"
@@ -73,6 +75,7 @@ class FrontTally:
             node = front.node[:_MOST_NAME]
             self._add(node, "", Kind.REQUESTS, front.requests, now)
             self._add(node, "", Kind.KEYLESS, front.keyless, now)
+            self._add(node, "", Kind.LIMITED, front.limited, now)
             for member in front.unreached:
                 self._note_unreached(node, member[:_MOST_NAME], now)
             if front.durations:

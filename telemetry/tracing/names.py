@@ -166,6 +166,7 @@ ATTRIBUTES: Final = (
 COUNT_REQUESTS: Final = "understudy.requests"
 COUNT_FAILED: Final = "understudy.requests.failed"
 COUNT_KEYLESS: Final = "understudy.requests.keyless"
+COUNT_LIMITED: Final = "understudy.requests.limited"
 COUNT_DURATION: Final = "understudy.requests.duration"
 COUNT_UNREACHED: Final = "understudy.member.unreached"
 COUNT_DROPPED: Final = "understudy.reports.dropped"
@@ -174,6 +175,7 @@ METRICS: Final = (
     COUNT_REQUESTS,
     COUNT_FAILED,
     COUNT_KEYLESS,
+    COUNT_LIMITED,
     COUNT_DURATION,
     COUNT_UNREACHED,
     COUNT_DROPPED,

@@ -21,6 +21,10 @@ _COUNTERS = {
         "Requests that front Envoys answered, as they reported to this control server.",
     ),
     Kind.KEYLESS: ("understudy_front_requests_without_key", "Of these, requests without a session key."),
+    Kind.LIMITED: (
+        "understudy_front_requests_limited",
+        "Of these, requests that were refused with 429 (limits.requests_per_second).",
+    ),
     Kind.TIMEOUTS: (
         "understudy_front_timeouts",
         "Requests that a member took and did not answer in their whole time (504).",

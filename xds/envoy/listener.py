@@ -38,6 +38,7 @@ from understudy.xds.envoy.messages import (
     TypedExtensionConfig,
     Value,
 )
+from understudy.xds.envoy.request_limit import limit_filter
 from understudy.xds.envoy.resources import RETRY_BUFFER, ads_source, routes_name, socket_address
 
 
@@ -56,7 +57,10 @@ def listener(pool: str, address: str, port: int, telemetry: str = "", *, traced:
     manager = HttpConnectionManager(
         stat_prefix=pool,
         rds=Rds(config_source=ads_source(), route_config_name=routes_name(pool)),
-        http_filters=[HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router()))],
+        http_filters=[
+            limit_filter(pool),
+            HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router())),
+        ],
         common_http_protocol_options=HttpProtocolOptions(
             idle_timeout=timedelta(hours=1),
             # Many applications take ``x_user`` and ``x-user`` for one header, and what looks at headers before them

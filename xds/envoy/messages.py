@@ -74,6 +74,7 @@ with _without_pydantic():
         KeepaliveSettings,
         ProxyProtocolConfig,
         ProxyProtocolConfigVersion,
+        RuntimeFractionalPercent,
         RuntimeUInt32,
         SocketAddress,
         SubstitutionFormatString,
@@ -114,6 +115,7 @@ with _without_pydantic():
     from envoy_data_plane.envoy.extensions.access_loggers.open_telemetry.v3 import OpenTelemetryAccessLogConfig
     from envoy_data_plane.envoy.extensions.access_loggers.stream.v3 import StderrAccessLog
     from envoy_data_plane.envoy.extensions.clusters.aggregate.v3 import ClusterConfig as AggregateCluster
+    from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit.v3 import LocalRateLimit
     from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
     from envoy_data_plane.envoy.extensions.filters.listener.proxy_protocol.v3 import ProxyProtocol
     from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
@@ -145,6 +147,6 @@ with _without_pydantic():
         HttpProtocolOptionsUseDownstreamHttpConfig,
     )
     from envoy_data_plane.envoy.type.matcher.v3 import RegexMatchAndSubstitute, RegexMatcher, StringMatcher
-    from envoy_data_plane.envoy.type.v3 import FractionalPercent, Int64Range, Percent
+    from envoy_data_plane.envoy.type.v3 import FractionalPercent, Int64Range, Percent, TokenBucket
     from envoy_data_plane.google.protobuf import Any, Struct, Value
     from envoy_data_plane.opentelemetry.proto.common.v1 import AnyValue, KeyValue, KeyValueList

@@ -134,6 +134,7 @@ def build(view: RoutingView) -> dict[str, dict[str, bytes]]:
         return {CLUSTER: clusters, ENDPOINTS: endpoints, ROUTES: {}}
     routes = route_configuration(
         name=routes_name(pool),
+        pool=pool,
         terms=terms_of(view),
         slot_clusters=[order_name(pool, order) if order else everybody for order in orders],
         any_cluster=everybody,

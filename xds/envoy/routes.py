@@ -47,6 +47,7 @@ from understudy.xds.envoy.messages import (
     WeightedCluster,
     WeightedClusterClusterWeight,
 )
+from understudy.xds.envoy.request_limit import limit_of
 from understudy.xds.envoy.routing_view import RoutingView
 from understudy.xds.server.wire import delimited
 
@@ -100,13 +101,15 @@ class Terms:
     """What of a spec goes into routes.
 
     ``session_key``: where requests carry the session key; the first that is present counts. ``grpc``: whether members
-    speak HTTP/2, without which there is no gRPC to route.
+    speak HTTP/2, without which there is no gRPC to route. ``per_second``: the requests a second that each front Envoy
+    admits; None for all.
     """
 
     session_key: tuple[SessionKey, ...]
     timeouts: Timeouts
     retries: Retries
     grpc: bool
+    per_second: int | None = None
 
 
 def terms_of(view: RoutingView) -> Terms:
@@ -123,10 +126,11 @@ def terms_of(view: RoutingView) -> Terms:
         wait = retries.hedge_ms if retries.hedge == "fixed" else max(retries.hedge_ms, view.answer_ms)
         wait += spec.liveness.load_cap_ms if view.late else 0
         retries = retries.model_copy(update={"hedge_ms": wait})
-    return Terms(spec.session_key, spec.timeouts, retries, grpc=spec.protocol != "http1")
+    grpc, per_second = spec.protocol != "http1", spec.limits.requests_per_second
+    return Terms(spec.session_key, spec.timeouts, retries, grpc=grpc, per_second=per_second)
 
 
-def route_configuration(*, name: str, terms: Terms, slot_clusters: Sequence[str], any_cluster: str) -> bytes:
+def route_configuration(*, name: str, pool: str, terms: Terms, slot_clusters: Sequence[str], any_cluster: str) -> bytes:
     """The encoded ``RouteConfiguration`` of a pool.
 
     Routes are tried in order: for each cookie with a pattern the requests that it matches, then requests without a
@@ -136,12 +140,16 @@ def route_configuration(*, name: str, terms: Terms, slot_clusters: Sequence[str]
 
     Args:
         name: of the route configuration.
+        pool: its name, under which Envoy counts refused requests.
         terms: what the spec says.
         slot_clusters: for each slot the cluster that serves it.
         any_cluster: where requests without a session key go.
     """
     slots = _weighted(map(_slot_entry, slot_clusters), hashed=True)
-    return _configuration(VirtualHost(name=name), _frames(terms, by_priority=True), _to(any_cluster), slots)
+    host = VirtualHost(name=name)
+    if terms.per_second is not None:
+        host.typed_per_filter_config = limit_of(pool, terms.per_second)
+    return _configuration(host, _frames(terms, by_priority=True), _to(any_cluster), slots)
 
 
 def ordered_route_configuration(

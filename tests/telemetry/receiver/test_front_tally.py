@@ -44,6 +44,11 @@ def front(requests: int = 0, keyless: int = 0, *, node: str = "front-1", **unrea
     return FrontCount(node, requests, keyless, unreached)
 
 
+def test_requests_that_an_envoy_refused_are_counted(tally: FrontTally):
+    tally.counted([FrontCount("front-1", 100, 0, {}, limited=7)])
+    assert tally.totals == {Kind.REQUESTS: 100, Kind.LIMITED: 7}
+
+
 def test_requests_and_those_without_a_key_are_counted_for_five_minutes(tally: FrontTally, clock: Clock):
     tally.counted([front(100, 73), front(8, node="front-2")])
     clock.now += 5
