@@ -7,6 +7,7 @@ what failed, where, and what to do. Exit codes: 0 success, 1 negative answer, 2 
 import difflib
 import gc
 import importlib
+import keyword
 import os
 import sys
 from typing import Any
@@ -38,6 +39,7 @@ SECTIONS = {
     "Operate": {
         "apply": ("understudy.deploy.cli.commands_apply", "Validate a pool spec and write it to etcd."),
         "schema": ("understudy.deploy.cli.commands_schema", "Print the JSON schema of pool specs."),
+        "import": ("understudy.deploy.cli.commands_import", "Make pool specs of another proxy's session affinity."),
         "pools": ("understudy.deploy.cli.commands_pools", "List the pools in etcd, or delete one."),
         "access": ("understudy.deploy.cli.commands_access", "Make tokens with rights for the pools of tenants."),
         "drain": ("understudy.deploy.cli.commands_drain", "Take a member out of service; no request fails."),
@@ -96,7 +98,8 @@ class Commands(click.Group):
         module = COMMANDS.get(cmd_name)
         if module is None:
             return None
-        command: click.Command = getattr(importlib.import_module(module), cmd_name)
+        function = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command: click.Command = getattr(importlib.import_module(module), function)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns

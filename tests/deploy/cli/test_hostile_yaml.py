@@ -15,6 +15,7 @@ DEEP = HEAD + "a: " + "[" * 200 + "]" * 200 + "\n"
 DEEP_JSON = '{"kind": ' + "[" * 2000 + "]" * 2000 + "}"
 OTHER_SPEC = "pool: cart\nslots: 8\nslots: 16\n"
 
+IMPORT = ("import",)
 INJECT = ("inject", "--sidecar-image", "understudy-sidecar:test", "--etcd", "etcd:2379", "-f")
 PREFLIGHT = ("verify", "--preflight", "--manifests")
 
@@ -28,7 +29,7 @@ def told_by(command, text, tmp_path, monkeypatch):
     return refused.stderr
 
 
-@pytest.mark.parametrize("command", [INJECT, PREFLIGHT], ids=["inject", "preflight"])
+@pytest.mark.parametrize("command", [IMPORT, INJECT, PREFLIGHT], ids=["import", "inject", "preflight"])
 @pytest.mark.parametrize(
     ("text", "said"),
     [
