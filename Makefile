@@ -8,7 +8,7 @@ TYPES  := build/types/understudy
 PACKAGES := xds proxy statesync telemetry deploy
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which would compile all modules anew
 
-.PHONY: help setup demo test lint format unit quick chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-telemetry bench-tcp bench-drills images-try etcd-stubs clean
+.PHONY: help setup demo test lint format unit quick chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-telemetry bench-tcp bench-drills bench-predictive images-try etcd-stubs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -81,6 +81,9 @@ bench-injector: $(STAMP)  ## how many reviews a second the injector answers on o
 
 bench-drills: $(STAMP)  ## 50 drills whose traces are put beside what clients saw; writes bench/results/drills.json (6 min)
 	$(BIN)/python -m bench.drills
+
+bench-predictive: $(STAMP)  ## an application that leaks, and MINUTES=30 of noise; needs root; writes bench/results/predictive.json (36 min)
+	$(BIN)/python -m bench.predictive --minutes $(or $(MINUTES),30)
 
 bench-tcp: $(STAMP)  ## what the slots of TCP pools cost, beside a plain tcp_proxy; needs wrk; writes bench/results/tcp.json (3 min)
 	$(BIN)/python -m bench.tcp

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from understudy.statesync.pool.predicted import obstacle
 from understudy.statesync.pool.records import ForecastLevel, Lost, Member, MemberState
 from understudy.statesync.pool.state import PoolState
 
@@ -123,12 +124,25 @@ def _reason(state: MemberState, reason: str, *, idle: bool, heard: MemberReport 
 
 
 def forecast_warnings(state: PoolState) -> list[str]:
-    """A sentence for each member that is going to run out of something."""
+    """A sentence for each member that is going to run out of something, and what is done about it."""
     return [
-        f"{name} may fail soon: {at.record.forecast}"
+        f"{name} may fail soon: {at.record.forecast}{_done_about(state, name)}"
         for name, at in sorted(state.members.items())
         if at.record.expected.rank
     ]
+
+
+def _done_about(state: PoolState, name: str) -> str:
+    """What is done about a member that may fail soon, with ``predictive: move``."""
+    record = state.members[name].record
+    leaving = state.table.record.leaving if state.table else {}
+    if name in leaving and leaving[name].boot == record.boot:
+        return "; it hands its slots over until it is well again: restart its application"
+    if state.spec is None or state.spec.record.predictive != "move" or record.expected is not ForecastLevel.CRITICAL:
+        return ""
+    members = {one: at.record for one, at in state.members.items()}
+    why = obstacle(members, {one: member.state for one, member in members.items()}, name, leaving)
+    return f"; it keeps its slots: {why}" if why else ""
 
 
 def _roles(state: PoolState) -> Mapping[str, Counter[str]]:

@@ -1,4 +1,6 @@
-"""Why a member hands its slots over and takes none: it goes down, or an operator wants it or its site out of service.
+"""Why a member hands its slots over and takes none.
+
+It goes down, an operator wants it or its site out of service, or the leader's table says that it will fail soon.
 
 The members of a site leave together. If one reported at once that it leaves, its slots would move before the control
 servers know of the others, perhaps to one of those. So a member waits until a table says that its site is offline.
@@ -24,13 +26,14 @@ class DrainReason:
 
 
 def drain_reason(
-    state: PoolState, me: str, site: str, *, going_down: bool, overdue: bool, now: float
+    state: PoolState, me: str, boot: str, site: str, *, going_down: bool, overdue: bool, now: float
 ) -> DrainReason | None:
-    """Why ``me``, a member of ``site`` ('' for none), is to own nothing; None if it may.
+    """Why the process ``boot`` of ``me``, a member of ``site`` ('' for none), is to own nothing; None if it may.
 
     Args:
         state: the pool.
         me: the member.
+        boot: its boot id: a forecast counts for one process.
         site: its site.
         going_down: its process is about to end.
         overdue: the operators' intents have stood for longer than a table usually takes to follow them.
@@ -45,6 +48,9 @@ def drain_reason(
     table = state.table.record if state.table else Table()
     if of_site is not None and of_site.record.holds(now) and (overdue or site in table.offline):
         return DrainReason(f"site {site} is offline{_until(of_site.record)}", site_cause([site], offline=True))
+    leaving = table.leaving.get(me)
+    if leaving is not None and leaving.boot == boot and able_to_take(state, now) - {me}:
+        return DrainReason(leaving.why, leaving.why)
     return None
 
 
@@ -79,6 +85,7 @@ class DrainState:
         return drain_reason(
             self._pool.state,
             self._pool.identity.me,
+            self._pool.identity.boot,
             self._pool.identity.site,
             going_down=self.going_down,
             overdue=time.monotonic() - self.intents_changed >= OVERDUE_AFTER,

@@ -6,6 +6,7 @@ tell the control servers the same sooner (``beats``).
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -67,12 +68,16 @@ class Registration:
             self._rewrite.set()
         state, reason = self._state()
         forecast = self._forecast()
+        ends = self.record.forecast_end
+        if forecast.text != self.record.forecast:
+            ends = round(time.time() + forecast.left) if math.isfinite(forecast.left) and forecast.text else 0.0
         now = replace(
             self.record,
             stall=stall_step(self._loop_lag.worst),
             clock=self._clock.fault,
             forecast=forecast.text,
             forecast_level=str(forecast.level) if forecast.level.rank else "",
+            forecast_end=ends,
         )
         if (state, reason) == (self.record.state, self.record.reason):
             if now != self.record:

@@ -19,6 +19,7 @@ import msgspec
 
 from understudy.statesync.etcd.client import Compare, CreateRevision, Get, ModRevision, Operation, Put
 from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.predicted import PREDICTED
 from understudy.statesync.pool.records import FailoverRecord, Member, Owner, Phase, Revival, SyncRecord, Table
 from understudy.statesync.pool.state import At
 from understudy.statesync.replication import sync_set
@@ -51,7 +52,7 @@ def sites_in(cause: str) -> str:
 
 def is_handover(cause: str) -> bool:
     """Whether this cause is that of a handover; the cause of a takeover says which member was lost, and how."""
-    return cause in (DRAIN, REBALANCE) or cause.startswith(UNFIT) or sites_in(cause) != ""
+    return cause in (DRAIN, REBALANCE) or cause.startswith((UNFIT, PREDICTED)) or sites_in(cause) != ""
 
 
 @dataclass(frozen=True, slots=True)

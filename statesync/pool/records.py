@@ -98,7 +98,7 @@ class Member(Record):
     loop recently was, in seconds, rounded up to a step: probes of the member wait that much longer. ``life`` is how
     many takeovers this process has survived. ``clock`` says what is wrong with its wall clock. ``forecast`` says what
     the member is going to run out of, and ``forecast_level`` how sure and how soon that is; both are '' if nothing is
-    expected.
+    expected. ``forecast_end`` is when that will be (wall time in seconds; 0: not known).
     """
 
     member: str
@@ -119,6 +119,7 @@ class Member(Record):
     clock: str = ""
     forecast: str = ""
     forecast_level: str = ""
+    forecast_end: float = 0.0
 
     @property
     def expected(self) -> ForecastLevel:
@@ -280,12 +281,20 @@ class Lost(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Leaving(Record):
+    """A member that is to own nothing because it will fail soon: its boot id, and why."""
+
+    boot: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """The slot table: for each slot the members in order (active, standby, backups), as the leader wants them.
 
     ``lost`` names members that are dead although their record may still stand: the first witness for a takeover.
     ``traceparent`` is the trace of the planned moves that this generation asks for, and ``cause`` why it does.
-    ``offline`` names the sites that were out of service when it was written.
+    ``offline`` names the sites that were out of service when it was written, ``leaving`` members that will fail soon.
     """
 
     generation: int = 0
@@ -294,6 +303,7 @@ class Table:
     traceparent: str = ""
     cause: str = ""
     offline: tuple[str, ...] = ()
+    leaving: Mapping[str, Leaving] = field(default_factory=dict)
 
     @property
     def slots(self) -> int:
@@ -322,6 +332,7 @@ class Table:
                 "traceparent": self.traceparent,
                 "cause": self.cause,
                 "offline": self.offline,
+                **({"leaving": self.leaving} if self.leaving else {}),
             }
         )
 
@@ -332,10 +343,11 @@ class Table:
         return cls(
             generation=typed("generation", int, raw.get("generation")),
             orders=_orders_in(raw),
-            lost={member: Lost.of(lost) for member, lost in _lost_in(raw).items()},
+            lost={member: Lost.of(lost) for member, lost in _by_member(raw, "lost").items()},
             traceparent=typed("traceparent", str, raw.get("traceparent", "")),
             cause=typed("cause", str, raw.get("cause", "")),
             offline=typed("offline", tuple[str, ...], raw.get("offline", ())),
+            leaving={member: Leaving.of(one) for member, one in _by_member(raw, "leaving").items()},
         )
 
 
@@ -353,11 +365,11 @@ def _orders_in(raw: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
     return tuple(distinct[position] for position in slots)
 
 
-def _lost_in(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    lost = raw.get("lost", {})
-    if not isinstance(lost, dict) or not all(is_text(member) for member in lost):
-        raise ValueError("Table: lost is not an object with members as its keys")
-    return lost
+def _by_member(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = raw.get(name, {})
+    if not isinstance(found, dict) or not all(is_text(member) for member in found):
+        raise ValueError(f"Table: {name} is not an object with members as its keys")
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -264,7 +264,7 @@ def _off(value: object) -> object:
     return "off" if value is False else value
 
 
-Predictive = Annotated[Literal["off", "warn"], BeforeValidator(_off)]
+Predictive = Annotated[Literal["off", "warn", "move"], BeforeValidator(_off)]
 """What is done about a member that will fail soon by the trend of what it uses (docs/operations.md#forecasts)."""
 
 NEWER_KEYS = ("durability_rules", "predictive")

@@ -9,7 +9,7 @@ from tests.harness.waiting import until
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import Lost, Member, Owner, Table
+from understudy.statesync.pool.records import Leaving, Lost, Member, Owner, Table
 from understudy.statesync.pool.spec import PoolSpec
 
 
@@ -126,12 +126,17 @@ class PoolRecords:
 
         return await until(found, timeout, what)
 
-    async def write_table(self, orders: Sequence[Sequence[str]], lost: Mapping[str, str | Lost] | None = None) -> Table:
+    async def write_table(
+        self,
+        orders: Sequence[Sequence[str]],
+        lost: Mapping[str, str | Lost] | None = None,
+        leaving: Mapping[str, Leaving] | None = None,
+    ) -> Table:
         """Write a table; ``orders`` is repeated over all slots, ``lost`` maps dead members to their boot or record."""
         self._generation += 1
         slots = tuple(tuple(orders[slot % len(orders)]) for slot in range(self.spec.slots))
         dead = {name: _lost(one) for name, one in (lost or {}).items()}
-        table = Table(self._generation, slots, dead)
+        table = Table(self._generation, slots, dead, leaving=leaving or {})
         await self.client.put(self.keys.table, table.encode())
         return table
 

@@ -7,10 +7,10 @@ the table must name lost (:func:`lost_entries`). :mod:`understudy.xds.placement.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from understudy.statesync.pool.addresses import split_address
-from understudy.statesync.pool.records import Lost, Member, MemberState, Owner, Table
+from understudy.statesync.pool.records import Leaving, Lost, Member, MemberState, Owner, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.tracing.ids import takeover_seed
 from understudy.xds.envoy.routing_view import Endpoint, RoutingView
@@ -32,6 +32,7 @@ class ClusterState:
             of, or handovers that were undone. Members act only on a table that is newer than the owner record.
         offline: the sites that an operator wants out of service.
         cut_off: the members that are DOWN only because they cannot reach etcd.
+        leaving: the members that are to own nothing because they will fail soon (``predictive: move``).
         late: whether most members that beat here are too busy to answer soon.
         answer_ms: nearly all answers came within this time, as far as Envoys report here.
     """
@@ -47,14 +48,18 @@ class ClusterState:
     newer: frozenset[int] = frozenset()
     offline: frozenset[str] = frozenset()
     cut_off: frozenset[str] = frozenset()
+    leaving: Mapping[str, Leaving] = field(default_factory=dict)
     late: bool = False
     answer_ms: int = 0
 
     def state(self, member: str) -> MemberState:
-        """The member's state as it counts for slots: on an offline site it is DRAINING, even before it knows."""
+        """The member's state as it counts for slots.
+
+        On an offline site, and if it will fail soon, it is DRAINING, even before it knows.
+        """
         state = self.reported_state(member)
-        away = self.offline and state.may_hold_slots and self.site(member) in self.offline
-        return MemberState.DRAINING if away else state
+        away = member in self.leaving or (self.offline and self.site(member) in self.offline)
+        return MemberState.DRAINING if away and state.may_hold_slots else state
 
     def reported_state(self, member: str) -> MemberState:
         """The state that a member reported; LOST if the table says so of this boot and its beats do not arrive here."""

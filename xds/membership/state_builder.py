@@ -8,10 +8,12 @@ vanished record alone is no death. There is no state before the informer has rea
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import NO_ETCD, Member, MemberState, Owner, Phase
+from understudy.statesync.pool.predicted import leaving_members
+from understudy.statesync.pool.records import NO_ETCD, Leaving, Member, MemberState, Owner, Phase
 from understudy.statesync.pool.spec import PoolSpec, SpecError, refuse_contradiction
 from understudy.statesync.pool.state import At, PoolState
 from understudy.xds.membership.cluster_state import ClusterState
@@ -114,7 +116,7 @@ class StateBuilder:
             if name not in registered and not self._detector.death_of(name, member.boot)
         }
         members = {**vanished, **registered}
-        return ClusterState(
+        cluster = ClusterState(
             spec=spec,
             members=members,
             states={name: self._detector.state_of(member) for name, member in members.items()},
@@ -129,6 +131,7 @@ class StateBuilder:
             late=self._detector.most_late,
             answer_ms=self._answer_ms,
         )
+        return replace(cluster, leaving=_leaving(cluster)) if spec.predictive == "move" else cluster
 
     def _cut_off(self, member: Member) -> bool:
         health = self._detector.members.get((member.member, member.boot))
@@ -172,6 +175,12 @@ class StateBuilder:
         if fault and fault != self.spec_fault:
             logger.warning("pool %s: %s", self._pool, fault)
         self.spec_fault = fault
+
+
+def _leaving(cluster: ClusterState) -> dict[str, Leaving]:
+    members = {name: cluster.members[name] for name in cluster.registered}
+    states = {name: cluster.reported_state(name) for name in members}
+    return leaving_members(members, states, cluster.table.leaving if cluster.table else {})
 
 
 def _refusal(running: PoolSpec, wanted: PoolSpec, pool: str) -> str:

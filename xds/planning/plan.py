@@ -1,9 +1,10 @@
 """What the leader writes: the next slot table, if there is a reason for one, and when the first is due. Pure.
 
-A table is written only if its orders, its lost members or its offline sites differ from those of the table in force, or
-if it asks for a move of a slot whose owner record is newer than the table in force (members ignore an older table). So
-equal input never makes a new generation. The first table of a pool waits a moment for members to register: each slot
-given to the first of them costs a handover later. :mod:`understudy.xds.placement.solver` distributes the slots.
+A table is written only if its orders, its lost or leaving members or its offline sites differ from those of the table
+in force, or if it asks for a move of a slot whose owner record is newer than the table in force (members ignore an
+older table). So equal input never makes a new generation. The first table of a pool waits a moment for members to
+register: each slot given to the first of them costs a handover later. :mod:`understudy.xds.placement.solver`
+distributes the slots.
 """
 
 from collections.abc import Mapping
@@ -53,15 +54,15 @@ def next_plan(cluster: ClusterState, at: float, held: frozenset[int] = frozenset
         orders[slot][:1] != (cluster.serving_owner(slot),) for slot in _served_since_table(cluster, orders)
     )
     offline = tuple(sorted(cluster.offline))
-    known = (previous.orders, _boots(previous.lost), previous.offline)
-    if (orders, _boots(entries), offline) == known and not asks_again:
+    known = (previous.orders, _boots(previous.lost), previous.offline, previous.leaving)
+    if (orders, _boots(entries), offline, cluster.leaving) == known and not asks_again:
         return None
     for member in forgettable(cluster, entries):
         del entries[member]
     generation = previous.generation + 1
     newly_lost = tuple(m for m, e in sorted(entries.items()) if _boots(previous.lost).get(m) != e.boot)
     traceparent, cause = _planned_moves(cluster, previous, orders, generation)
-    table = Table(generation, orders, entries, traceparent, cause, offline)
+    table = Table(generation, orders, entries, traceparent, cause, offline, cluster.leaving)
     return TablePlan(table, moves, newly_lost)
 
 
@@ -120,7 +121,7 @@ def _planned_moves(
 
 
 def _cause(cluster: ClusterState, previous: Table, pending: Mapping[int, str]) -> str:
-    """Why slots are to move: a site goes offline, a site is back, members are drained, or the shares are uneven."""
+    """Why slots are to move: a site goes offline or is back, members will fail or are drained, or shares are uneven."""
     leaving = {cluster.owners[slot].active for slot in pending}
     left = {cluster.site(member) for member in leaving}
     if left <= cluster.offline:
@@ -128,6 +129,8 @@ def _cause(cluster: ClusterState, previous: Table, pending: Mapping[int, str]) -
     back = {cluster.site(member) for member in pending.values()} & (set(previous.offline) - cluster.offline)
     if back:
         return site_cause(back, offline=False)
+    if leaving <= cluster.leaving.keys():
+        return "; ".join(sorted({cluster.leaving[member].why for member in leaving}))
     return DRAIN if all(cluster.state(member) is MemberState.DRAINING for member in leaving) else REBALANCE
 
 

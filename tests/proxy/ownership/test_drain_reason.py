@@ -4,7 +4,7 @@ import pytest
 
 from understudy.proxy.ownership.drain_reason import DrainReason, able_to_take, drain_reason
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import Intent, Member, MemberState, Table
+from understudy.statesync.pool.records import Intent, Leaving, Member, MemberState, Table
 from understudy.statesync.pool.state import At, PoolState
 
 NOW = 1_000.0
@@ -56,7 +56,7 @@ EAST = Intent(site="east")
     ],
 )
 def test_a_member_leaves_for_a_reason(state, asked, found):
-    rest = {"site": "east", "going_down": False, "overdue": False, "now": NOW}
+    rest = {"boot": "1", "site": "east", "going_down": False, "overdue": False, "now": NOW}
     assert drain_reason(state, "a", **(rest | asked)) == found
 
 
@@ -65,3 +65,23 @@ def test_slots_are_left_to_nobody_who_is_about_to_leave_too():
     for name, site, how in (("a", "east", "UP"), ("b", "west", "READY"), ("c", "", "UP"), ("d", "west", "DOWN")):
         state.members[name] = At(Member(name, "one", "", "", MemberState(how), site=site), 1)
     assert [able_to_take(state, now) for now in (NOW, NOW + 1)] == [{"b", "c"}, {"a", "b", "c"}]
+
+
+WHY = "predicted: memory 91 % of 512 MiB, full in 20 s"
+
+
+@pytest.mark.parametrize(
+    ("boot", "other", "found"),
+    [
+        ("1", MemberState.READY, DrainReason(WHY, WHY)),
+        ("2", MemberState.READY, None),
+        ("1", MemberState.DOWN, None),
+    ],
+    ids=["the table says that it will fail", "that was another process", "nobody else could serve"],
+)
+def test_a_member_that_will_fail_leaves_while_another_one_can_serve(boot, other, found):
+    table = Table(1, leaving={"a": Leaving("1", WHY)})
+    members = {"a": At(Member("a", boot, "x:1", "x:2", MemberState.UP), 1), "b": At(Member("b", "1", "", "", other), 1)}
+    state = PoolState(PoolKeys("cart"), table=At(table, 1), members=members)
+    rest = {"site": "", "going_down": False, "overdue": False, "now": NOW}
+    assert drain_reason(state, "a", boot, **rest) == found
