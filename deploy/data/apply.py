@@ -10,11 +10,13 @@ from typing import Any, Literal
 
 from understudy.statesync.audit.entry import Act, Actor
 from understudy.statesync.audit.log import OperatorLog
-from understudy.statesync.etcd.client import Compare, CreateRevision, EtcdClient, Kv, ModRevision, Put
+from understudy.statesync.etcd.client import Compare, CreateRevision, EtcdClient, Kv, ModRevision, Put, Rejected
 from understudy.statesync.parsing.stored import read_object
 from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.pools import fronts_beside
 from understudy.statesync.pool.records import Table
-from understudy.statesync.pool.spec import PoolSpec, refuse_contradiction
+from understudy.statesync.pool.spec import PoolSpec, SpecError, refuse_contradiction
+from understudy.statesync.pool.spec_front import first_conflict
 from understudy.statesync.pool.spec_reader import decode_spec
 
 Applied = Literal["created", "changed", "unchanged"]
@@ -34,10 +36,12 @@ async def apply_spec(client: EtcdClient, spec: PoolSpec, actor: Actor, reason: s
     """Make ``spec`` the pool's spec; ``actor`` does so, and the audit log gets a record of it.
 
     Raises:
-        SpecError: it contradicts the running pool, or this version cannot read the spec in etcd.
+        SpecError: it contradicts the running pool or the front of another pool, or this version cannot read the spec
+            in etcd.
         Unavailable: etcd did not answer. OutcomeUnknown: it may be written; applying it again is safe.
         CompareFailed: other commands wrote the spec at the same time.
     """
+    await _refuse_front_conflict(client, spec)
     keys = PoolKeys(spec.pool)
     key, value, log = keys.spec, spec.encode(), OperatorLog(client, keys, actor, reason)
     for attempt in range(_ATTEMPTS):
@@ -72,6 +76,7 @@ async def compare_spec(client: EtcdClient, spec: PoolSpec) -> tuple[Applied, lis
 
     A new pool is compared with a spec that has only defaults.
     """
+    await _refuse_front_conflict(client, spec)
     found = await client.get(PoolKeys(spec.pool).spec)
     running = await _running_spec(client, found, spec)
     if running is None and found is not None:
@@ -83,6 +88,22 @@ async def compare_spec(client: EtcdClient, spec: PoolSpec) -> tuple[Applied, lis
         protocol = Change("protocol", bare.protocol, spec.protocol)  # other defaults depend on it
         return "created", [protocol, *changes(PoolSpec(pool=spec.pool, protocol=spec.protocol), spec)]
     return ("unchanged" if running == spec else "changed"), changes(running, spec)
+
+
+async def _refuse_front_conflict(client: EtcdClient, spec: PoolSpec) -> None:
+    """Raise ``SpecError`` if another pool has the place of ``spec`` at the front Envoys.
+
+    A user who may read only its own pool is not refused; the control servers then are the ones to refuse the later of
+    the two specs, as they do with specs that are applied at the same time.
+    """
+    if spec.front_use is None:
+        return
+    try:
+        others = await fronts_beside(client, spec.pool)
+    except Rejected:
+        return
+    if why := first_conflict(spec.front_use, others):
+        raise SpecError(f"{why}; choose another port, host or path, or change the other pool first")
 
 
 async def _running_spec(client: EtcdClient, found: Kv | None, spec: PoolSpec) -> PoolSpec | None:

@@ -14,6 +14,7 @@ from understudy.proxy.front.addresses import is_ip, socket_address
 from understudy.proxy.front.request_counts import member_tag, request_counts
 from understudy.proxy.front.status_listener import admin_cluster, status_listener
 from understudy.statesync.pool.addresses import split_address
+from understudy.statesync.pool.front_node import pools_of_front
 from understudy.telemetry.tracing import names
 
 XDS_CLUSTER = "understudy-xds"
@@ -37,8 +38,10 @@ def bootstrap(
 
     Args:
         node_id: the Envoy's name towards the control servers; unique in the pool.
-        pool: the pool that it serves.
-        listen: IP address and port on which it is to accept clients.
+        pool: the pool that it serves, or what :func:`understudy.statesync.pool.front_node.cluster_of_front` makes of
+            several.
+        listen: IP address and port on which it is to accept clients; port 0 where it serves several pools, whose specs
+            have the ports.
         xds_addresses: ``host:port`` of each control server's gRPC port; any of them will do, all are tried.
         admin: IP address and port of Envoy's admin interface, which has no access control and so belongs on
             loopback; port 0 picks a free one.
@@ -61,7 +64,8 @@ def bootstrap(
     for purpose, address in (("listen", listen), ("admin", admin), *([("status", status)] if status else [])):
         if not is_ip(split_address(address)[0]):
             raise ValueError(f"{purpose} address {address!r}: Envoy listens on IP addresses, not on names")
-    if split_address(listen)[1] == 0:
+    several = pools_of_front(pool) is not None
+    if split_address(listen)[1] == 0 and not several:
         raise ValueError(f"listen address {listen!r}: clients need a port that they know, not 0")
     static = {"clusters": [xds_cluster(xds_addresses, transport_socket)]}
     if status:
@@ -75,6 +79,15 @@ def bootstrap(
     node: dict[str, Any] = {"id": node_id, "cluster": pool, "metadata": {"understudy": ours}}
     if locality:
         node["locality"] = dict(locality)
+    # What counts requests is by names that have the pool in them, so several pools are not counted here.
+    counts = (
+        {}
+        if several
+        else {
+            "stats_flush_interval": f"{names.COUNT_SECONDS}s",
+            "stats_sinks": [request_counts(node_id="" if shared else node_id, pool=pool, cluster=XDS_CLUSTER)],
+        }
+    )
     # The clusters of a TCP pool's slots only lead to those of its members, which have the same figures; theirs would be
     # a third of Envoy's memory.
     return {
@@ -93,12 +106,16 @@ def bootstrap(
         },
         "static_resources": static,
         "stats_config": {
-            "stats_tags": [member_tag(pool)],
-            "stats_matcher": {"exclusion_list": {"patterns": [{"prefix": f"cluster.{pool}/slot/"}]}},
+            "stats_tags": [] if several else [member_tag(pool)],
+            "stats_matcher": {"exclusion_list": {"patterns": [_slots_of(pool, several=several)]}},
         },
-        "stats_flush_interval": f"{names.COUNT_SECONDS}s",
-        "stats_sinks": [request_counts(node_id="" if shared else node_id, pool=pool, cluster=XDS_CLUSTER)],
+        **counts,
     }
+
+
+def _slots_of(pool: str, *, several: bool) -> dict[str, Any]:
+    """Matches the stats of the clusters of a pool's slots, or of every pool's."""
+    return {"safe_regex": {"regex": "cluster\\.[^/]+/slot/.*"}} if several else {"prefix": f"cluster.{pool}/slot/"}
 
 
 def options(*, concurrency: int, log_level: str, drain: float) -> tuple[str, ...]:

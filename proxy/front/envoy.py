@@ -29,6 +29,7 @@ from understudy.proxy.front.envoy_tls import secret_files, transport_socket
 from understudy.proxy.front.pdeathsig import tethered
 from understudy.proxy.front.process_util import LONGEST_DELAY, STEADY_AFTER, describe_exit, try_to_listen
 from understudy.statesync.pool.addresses import split_address
+from understudy.statesync.pool.front_node import cluster_of_front
 from understudy.statesync.tls.pem_files import PemFiles
 from understudy.statesync.tls.secret_files import fault_of, require_secret
 from understudy.telemetry.timing.backoff import Backoff
@@ -77,6 +78,9 @@ class EnvoyStartError(EnvoyError):
 class EnvoySettings:
     """How to run one front Envoy.
 
+    ``pool`` is the pool that it serves. With ``pools`` it serves those instead, and with ``every_pool`` all that there
+    are; then the port of ``listen`` is 0, since their specs have the ports.
+
     ``listen``, ``admin`` and ``xds_addresses`` are ``host:port``; admin port 0 picks a free one.
     ``concurrency`` is the number of worker threads (0: one per core). ``drain`` is how many seconds a stop
     may wait for requests under way. ``directory`` holds bootstrap and admin address; without one a private
@@ -85,9 +89,11 @@ class EnvoySettings:
     """
 
     node_id: str
-    pool: str
+    pool: str = ""
     listen: str
     xds_addresses: Sequence[str]
+    pools: tuple[str, ...] = ()
+    every_pool: bool = False
     admin: str = "127.0.0.1:0"
     delta: bool = True
     concurrency: int = 2
@@ -97,6 +103,21 @@ class EnvoySettings:
     directory: Path | None = None
     tls: PemFiles | None = None
     trace_requests: bool = False
+
+    @property
+    def cluster(self) -> str:
+        """The cluster of the node: what the Envoy serves."""
+        return cluster_of_front(self.pools) if self.several else self.pool
+
+    @property
+    def several(self) -> bool:
+        """Whether it serves several pools."""
+        return bool(self.pools) or self.every_pool
+
+    @property
+    def stats(self) -> str:
+        """A regular expression for the prefix of the statistics of its HTTP listeners."""
+        return r"http\.port-[0-9]+\." if self.several else re.escape(f"http.{self.pool}.")
 
 
 class EnvoyProcess:
@@ -153,7 +174,8 @@ class EnvoyProcess:
             AddressInUseError: if somebody listens on the listen or admin address.
             EnvoyStartError: if Envoy ends at once, as it does when it refuses its bootstrap.
         """
-        require_free("listen", self.settings.listen)
+        if not self.settings.several:
+            require_free("listen", self.settings.listen)
         require_free("admin", self.settings.admin)
         self._prepare()
         self._http = await self._cleanup.enter_async_context(
@@ -200,7 +222,7 @@ class EnvoyProcess:
         settings = self.settings
         return bootstrap(
             node_id=settings.node_id,
-            pool=settings.pool,
+            pool=settings.cluster,
             listen=settings.listen,
             xds_addresses=settings.xds_addresses,
             admin=settings.admin,
@@ -296,11 +318,10 @@ class EnvoyProcess:
 
     async def _clients(self) -> tuple[int, int]:
         """How many connections clients have open, and how many requests are under way."""
-        prefix = f"http.{self.settings.pool}.downstream_"
-        answer = await self._ask("GET", f"/stats?format=json&filter=^{re.escape(prefix)}(cx|rq)_active$")
+        answer = await self._ask("GET", f"/stats?format=json&filter=^{self.settings.stats}downstream_(cx|rq)_active$")
         stats = json.loads(answer.body)["stats"] if answer and answer.status == 200 else []
-        found = {stat["name"]: stat["value"] for stat in stats}
-        return found.get(f"{prefix}cx_active", 0), found.get(f"{prefix}rq_active", 0)
+        connections = sum(stat["value"] for stat in stats if stat["name"].endswith("_cx_active"))
+        return connections, sum(stat["value"] for stat in stats if stat["name"].endswith("_rq_active"))
 
     async def _ask(self, method: str, path: str) -> _Answer | None:
         """Ask the admin interface; None if it doesn't answer."""
@@ -344,7 +365,8 @@ async def _report_readiness(envoy: EnvoyProcess) -> None:
         servers = ", ".join(settings.xds_addresses)
         logger.warning("Envoy %s has no configuration yet from %s, and serves nobody", settings.node_id, servers)
         patience = min(60.0, 2 * patience)
-    logger.info("Envoy %s serves pool %s on %s", settings.node_id, settings.pool, settings.listen)
+    what = ", ".join(settings.pools) or settings.pool or "all that have a front"
+    logger.info("Envoy %s serves %s on %s", settings.node_id, what, settings.listen)
 
 
 def _require_own_key(key: Path) -> None:

@@ -11,6 +11,9 @@ from collections.abc import Callable, Collection, Sequence
 from understudy.statesync.etcd.client import EtcdClient, EtcdError, Get, Kv
 from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.pool.keys import ROOT, PoolKeys
+from understudy.statesync.pool.spec import SpecError
+from understudy.statesync.pool.spec_front import FrontUse
+from understudy.statesync.pool.spec_reader import decode_known_spec
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +76,23 @@ async def _read(client: EtcdClient, reads: Sequence[Get]) -> list[Kv]:
     for first in range(0, len(reads), _READS):
         result = await client.txn([], reads[first : first + _READS])
         found += [kv for answer in result.answers for kv in answer]
+    return found
+
+
+async def fronts_beside(client: EtcdClient, pool: str) -> list[FrontUse]:
+    """What the pools beside ``pool`` want of front Envoys; those whose spec cannot be read are left out.
+
+    Raises ``Rejected`` if this user may not read beyond its own pool.
+    """
+    others = [name for name in await pool_names(client) if name != pool]
+    found = []
+    for kv in await _read(client, [Get(PoolKeys(name).spec) for name in others]):
+        try:
+            spec, _ = decode_known_spec(kv.value)
+        except SpecError:
+            continue
+        if spec.front_use is not None:
+            found.append(spec.front_use)
     return found
 
 

@@ -20,6 +20,7 @@ from understudy.statesync.pool.slots import (
     slot_of_bytes,
     slot_rule,
 )
+from understudy.statesync.pool.spec_front import Front, FrontUse
 from understudy.statesync.pool.spec_tcp import MAX_TCP_SLOTS, Tcp, with_tcp_defaults
 from understudy.telemetry.timing.duration import parse_duration
 
@@ -303,6 +304,7 @@ class PoolSpec(_Strict):
     liveness: Liveness = Liveness.model_construct()
     checks: Annotated[tuple[CheckSpec, ...], Field(max_length=20)] = ()
     mesh: Mesh | None = None
+    front: Front | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -327,6 +329,8 @@ class PoolSpec(_Strict):
             raise ValueError("limits.requests_per_second: front Envoys see no requests of a tcp pool; leave it out")
         if self.mesh is not None:
             raise ValueError("mesh: a tcp pool is reached through front Envoys; leave mesh out")
+        if self.front is not None:
+            self.front.refuse_for_tcp()
         if self.slots > MAX_TCP_SLOTS:
             raise ValueError(f"slots: a tcp pool has {MAX_TCP_SLOTS} at the most (got {self.slots})")
         return self
@@ -363,6 +367,11 @@ class PoolSpec(_Strict):
         if all(key.redis_prefixes is None for key in self.session_key):
             return None
         return slot_rule({store for key in self.session_key for store in key.stores()})
+
+    @property
+    def front_use(self) -> FrontUse | None:
+        """What this pool wants of front Envoys that serve several pools; None if they do not serve it."""
+        return FrontUse(self.pool, self.front, self.tcp is not None) if self.front else None
 
     @property
     def from_memory(self) -> bool:

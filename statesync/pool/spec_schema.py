@@ -11,6 +11,7 @@ from typing import Any
 
 from understudy.statesync.http.headers import CLIENTS_MAY_NOT
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_front import ALL_PATHS, ANY_HOST
 from understudy.statesync.pool.spec_tcp import MAX_TCP_SLOTS, MEANS_NOTHING
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
@@ -94,6 +95,13 @@ _TCP: Schema = {
         "slots": {"maximum": MAX_TCP_SLOTS},
         "session_key": {"maxItems": 1, "items": _has("source_address", _TRUE)},
         "mesh": _NOTHING,
+        "front": {
+            "properties": {
+                "hosts": {"items": {"const": ANY_HOST}},
+                "paths": {"items": {"const": ALL_PATHS}},
+                "tls": _NOTHING,
+            }
+        },
         **{
             group: {"not": {"anyOf": [{"required": [key]} for key in sorted(keys)]}}
             for group, keys in MEANS_NOTHING.items()

@@ -205,6 +205,7 @@ class Admin:
                 "xds": {
                     "publications": controller.publisher.publications,
                     "fault": controller.publisher.fault,
+                    "front_fault": service.front_fault,
                     "answer_ms": cluster.answer_ms if cluster else None,
                 },
                 "members": members_view(cluster, controller.detector, now) if cluster else [],
@@ -219,7 +220,7 @@ class Admin:
         )
 
     async def _xds(self, request: web.Request) -> web.Response:
-        return _json(self._service(request).cache.status())
+        return _json(self._service(request).envoys())
 
     async def _front_envoys(self, request: web.Request) -> web.Response:
         service = self._service(request)

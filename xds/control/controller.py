@@ -25,6 +25,7 @@ from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_front import Front
 from understudy.telemetry.tracing.names import COUNT_SECONDS
 from understudy.telemetry.tracing.setup import Telemetry
 from understudy.xds.control.decision_log import DecisionLog
@@ -41,10 +42,15 @@ from understudy.xds.planning.plan import FirstTableTimer
 from understudy.xds.publishing.publisher import MERGE_SECONDS, Publisher, ignore_spec
 from understudy.xds.server.cache import ResourceCache
 from understudy.xds.tracing.failover_timing import Delivery, OwnershipChange
-from understudy.xds.tracing.failover_tracer import FailoverTracer
+from understudy.xds.tracing.failover_tracer import Envoys, FailoverTracer
 from understudy.xds.tracing.post_failover import watch
 
 logger = logging.getLogger(__name__)
+
+
+def no_front(_spec: PoolSpec, _revision: int) -> Front | None:
+    """The pool has no place at front Envoys of several pools."""
+    return None
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -77,6 +83,9 @@ class Controller:
         timing: how long to wait for what.
         actor: this control server, in the audit log.
         on_spec: awaited with the spec of every publication, as soon as its clusters are in the cache.
+        on_publish: called after each publication.
+        front_of: the pool's place at front Envoys of several pools, given its spec and the revision of that.
+        envoys: all Envoys of the pool, asked for their acknowledgement; those of ``cache`` by default.
     """
 
     def __init__(
@@ -90,8 +99,13 @@ class Controller:
         timing: Timing,
         actor: Actor,
         on_spec: Callable[[PoolSpec], Awaitable[None]] = ignore_spec,
+        on_publish: Callable[[], None] = lambda: None,
+        front_of: Callable[[PoolSpec, int], Front | None] = no_front,
+        envoys: Envoys | None = None,
     ) -> None:
         self._client = client
+        self._tell_published = on_publish
+        self._front_of = front_of
         self._telemetry = telemetry
         self._cache = cache
         self._ranges = watched_ranges(keys)
@@ -101,12 +115,17 @@ class Controller:
         self.state_builder = StateBuilder(keys, self.detector)
         self.informer = Informer(client, self._ranges, self._on_batch)
         self.publisher = Publisher(
-            cache, self.state_builder.current, on_publish=self._on_publish, on_spec=on_spec, merge=timing.merge
+            cache,
+            self.state_builder.current,
+            on_publish=self._on_publish,
+            on_spec=on_spec,
+            front_of=self._place,
+            merge=timing.merge,
         )
         self.heartbeat = HeartbeatServer(keys.pool, self.detector, now_ns=telemetry.now_ns, on_claim=self._on_claim)
         self.tracer = FailoverTracer(
             telemetry,
-            cache,
+            envoys or cache,
             self.publisher,
             self.state_builder.current,
             self._watch_after,
@@ -237,9 +256,14 @@ class Controller:
             self.detector.timeouts, silence=silence, unanswered=unanswered, running=running, load_cap=load_cap
         )
 
+    def _place(self, spec: PoolSpec) -> Front | None:
+        written = self.state_builder.state.spec
+        return self._front_of(spec, written.revision if written else 0)
+
     def _on_publish(self) -> None:
         if self.publisher.publications:
             self._cache.ready()
+        self._tell_published()
         self.tracer.wake()
 
 

@@ -7,6 +7,7 @@ process's etcd client, lease, ports, trace store and clock, and nothing else.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -22,16 +23,17 @@ from understudy.statesync.tls.identity import Trust
 from understudy.telemetry.metrics.phase_metrics import PhaseMetrics
 from understudy.telemetry.receiver.front_tally import FrontTally
 from understudy.telemetry.tracing.setup import Telemetry
-from understudy.xds.control.controller import Controller
+from understudy.xds.control.controller import Controller, no_front
 from understudy.xds.control.election import Leadership, at_once
-from understudy.xds.control.identity import Clients
+from understudy.xds.control.identity import Clients, refuse_several
 from understudy.xds.control.pool_metrics import PoolMetrics
 from understudy.xds.control.ports import peer_tls
 from understudy.xds.control.process_lease import ProcessLease
+from understudy.xds.control.served_fronts import ServedFronts
 from understudy.xds.control.settings import ControlSettings
 from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
 from understudy.xds.server.ads import AdsServer, StreamSettings
-from understudy.xds.server.cache import AckEvent, ResourceCache
+from understudy.xds.server.cache import AckEvent, ResourceCache, TypeStatus
 from understudy.xds.server.metrics import XdsMetrics
 from understudy.xds.server.stream_config import StreamTimeouts
 from understudy.xds.server.stream_quota import QuotaLimits
@@ -42,6 +44,11 @@ logger = logging.getLogger(__name__)
 STOP_TIMEOUT = 2.0
 REMOVAL_LINGER = Timeouts.model_construct().request_seconds + 5.0
 """Seconds that Envoy keeps a cluster after its last route is gone, so that earlier requests can be retried."""
+
+
+def stream_settings(quota: QuotaLimits, max_age: float) -> StreamSettings:
+    """How the xDS streams of Envoys are kept."""
+    return StreamSettings(timeouts=StreamTimeouts(removal_linger=REMOVAL_LINGER), quota=quota, max_age=max_age)
 
 
 class PoolService:
@@ -57,6 +64,7 @@ class PoolService:
         telemetry: what this pool's spans are recorded with; its ``on_span`` is set here.
         quota: how many xDS streams this pool may have open, and how many heartbeat streams.
         standing_delay: see :class:`~understudy.xds.control.election.Leadership`.
+        fronts: the front Envoys that serve several pools; None in a process for one pool, which refuses them.
 
     Raises:
         StartError: the certificate files cannot be used.
@@ -74,9 +82,12 @@ class PoolService:
         telemetry: Telemetry,
         quota: QuotaLimits | None = None,
         standing_delay: Callable[[str], float] = at_once,
+        fronts: ServedFronts | None = None,
     ) -> None:
         keys = PoolKeys(pool)
         self.pool = pool
+        self._fronts = fronts
+        self._telemetry = telemetry
         self.now_ns = telemetry.now_ns
         self.cache = ResourceCache(group_of)
         listeners = ListenerGroups(self.cache, pool)
@@ -91,16 +102,18 @@ class PoolService:
             timing=settings.timing,
             actor=actor,
             on_spec=listeners.apply_spec,
+            on_publish=self._published,
+            front_of=fronts.place if fronts else no_front,
+            envoys=self,
         )
         self.leadership.on_change = self.controller.leadership_changed
         clients = Clients(settings.trust_clients(pool)) if settings.tls else None
         limits = quota or QuotaLimits()
-        timeouts = StreamTimeouts(removal_linger=REMOVAL_LINGER)
         self.ads = AdsServer(
             self.cache,
-            StreamSettings(timeouts=timeouts, quota=limits, max_age=settings.max_stream_age),
+            stream_settings(limits, settings.max_stream_age),
             confirm_fresh=self.controller.confirm_fresh,
-            identify=clients.refuse_node if clients else None,
+            identify=partial(refuse_several, pool, clients.refuse_node if clients else None),
         )
         self.heartbeat = self.controller.heartbeat
         self.heartbeat.quota.limits = limits
@@ -118,18 +131,46 @@ class PoolService:
         telemetry.on_span = PhaseMetrics(metrics.registry, self.pool).recorded
         PoolMetrics(metrics.registry, controller.state_builder.current, lambda: controller.missing, self.fronts)
         self.cache.on_push = metrics.on_push
-        self.cache.on_ack = lambda event: self._on_ack(metrics, telemetry, event)
+        self.cache.on_ack = lambda event: self._on_ack(metrics, event)
         return metrics.registry
 
-    def _on_ack(self, metrics: XdsMetrics, telemetry: Telemetry, event: AckEvent) -> None:
-        """Count an Envoy's ACK or NACK. Pass an ACK on, with its monotonic times as those of the process's clock."""
+    def _on_ack(self, metrics: XdsMetrics, event: AckEvent) -> None:
+        """Count an Envoy's ACK or NACK, and pass an ACK on."""
         metrics.on_ack(event)
         if event.error is None:
-            at_ns = telemetry.clock.at_ns
-            delivery = Delivery(event.node, at_ns(event.sent_at_ns / 1e9), at_ns(event.acked_at_ns / 1e9))
-            self.controller.on_delivery(delivery)
+            self.on_delivery(event)
         else:
             logger.warning("pool %s: Envoy %s rejected %s: %s", self.pool, event.node, event.type_url, event.error)
+
+    def on_delivery(self, event: AckEvent) -> None:
+        """An Envoy acknowledged a response: pass it on, with its monotonic times as those of the process's clock."""
+        at_ns = self._telemetry.clock.at_ns
+        delivery = Delivery(event.node, at_ns(event.sent_at_ns / 1e9), at_ns(event.acked_at_ns / 1e9))
+        self.controller.on_delivery(delivery)
+
+    def _published(self) -> None:
+        view = self.controller.publisher.published
+        if self._fronts is not None and view is not None:
+            self._fronts.published(view, self.cache.snapshot())
+
+    async def acknowledged(self, timeout: float) -> None:
+        """Wait until all Envoys of the pool have acknowledged what is published now.
+
+        Raises as :meth:`understudy.xds.server.cache.ResourceCache.acknowledged`.
+        """
+        async with asyncio.timeout(timeout):
+            await self.cache.acknowledged(timeout)
+            if self._fronts is not None:
+                await self._fronts.acknowledged(self.pool, timeout)
+
+    def envoys(self) -> list[TypeStatus]:
+        """How far the pool's Envoys are with each type of resource."""
+        return [*self.cache.status(), *(self._fronts.rows(self.pool) if self._fronts else ())]
+
+    @property
+    def front_fault(self) -> str:
+        """Why front Envoys of several pools do not serve the pool as its spec says; '' if they do."""
+        return self._fronts.fault(self.pool) if self._fronts else ""
 
     def services(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What has to run, by name."""

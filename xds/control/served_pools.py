@@ -8,7 +8,7 @@ end, its lead goes to another replica, and it is started again after a pause. Un
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -21,8 +21,8 @@ from understudy.xds.control.leader_balance import PoolLead, Sightings, leads_of,
 from understudy.xds.control.pool_service import PoolService
 from understudy.xds.envoy.routing_view import pool_of_mesh_routes
 from understudy.xds.membership.heartbeat_server import HeartbeatServer
-from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.ads_router import NotServed
+from understudy.xds.server.cache import AckEvent
 from understudy.xds.server.wire import Request
 
 logger = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ class ServedPools:
         make: makes the service of a pool, given its name and its standing delay.
         check: awaited before a pool starts, and raises why it must not.
         me: the name of this control server.
+        on_gone: called with the name of a pool that is not served any more.
     """
 
     several = True
@@ -113,10 +114,12 @@ class ServedPools:
         make: Callable[[str, Callable[[str], float]], PoolService],
         check: Callable[[str], Awaitable[None]],
         me: str,
+        on_gone: Callable[[str], None],
     ) -> None:
         self._make = make
         self._check = check
         self._me = me
+        self._on_gone = on_gone
         self._runs: dict[str, _Run] = {}
         self._group: asyncio.TaskGroup | None = None
         self._sightings = Sightings()
@@ -188,6 +191,7 @@ class ServedPools:
                 await set_within(run.stop, pause)
         self._runs.pop(run.pool, None)
         self._sightings.forget(run.pool)
+        self._on_gone(run.pool)
 
     async def _run_once(self, run: _Run) -> None:
         await self._check(run.pool)
@@ -250,10 +254,6 @@ class ServedPools:
             raise NotServed(f"pool {pool!r} is starting on this control server: {run.fault or 'not yet'}", later=True)
         return run.service
 
-    def for_stream(self, request: Request) -> AdsServer:
-        """The server of an xDS stream with this first request. Raises :class:`NotServed`."""
-        return self.find(pool_of(request)).ads
-
     def for_heartbeats(self, pool: str) -> HeartbeatServer:
         """The server of a pool's heartbeats. Raises :class:`NotServed`."""
         return self.find(pool).heartbeat
@@ -267,11 +267,39 @@ class ServedPools:
         """See :class:`Pools`. A pool that is faulty holds nothing up, and one that hangs does so for a while only."""
         if not self._found.is_set():
             return "the pools in etcd have not been read yet"
+        starting = next(self.starting(), "")
+        return f"pool {starting} starts" if starting else ""
+
+    # For front Envoys of several pools
+
+    def names(self) -> set[str]:
+        """The names of all pools that this process serves, or tries to."""
+        return set(self._runs)
+
+    def starting(self) -> Iterator[str]:
+        """The pools that are expected to publish soon, and have not yet."""
         for run in self._runs.values():
             young = _now() - run.since < STARTING_SECONDS and not run.fault
             if young and (run.service is None or (run.service.unready() and not run.service.fault)):
-                return f"pool {run.pool} starts"
-        return ""
+                yield run.pool
+
+    async def confirm_fresh(self, pool: str) -> None:
+        """Return when the pool is published as it was in etcd at the call, or is not running."""
+        run = self._runs.get(pool)
+        if run is not None and run.service is not None:
+            await run.service.controller.confirm_fresh()
+
+    def acknowledged(self, pool: str, event: AckEvent) -> None:
+        """A front Envoy of the pool acknowledged a response."""
+        run = self._runs.get(pool)
+        if run is not None and run.service is not None:
+            run.service.on_delivery(event)
+
+    def wake(self, pool: str) -> None:
+        """The pool's place at front Envoys has changed."""
+        run = self._runs.get(pool)
+        if run is not None and run.service is not None:
+            run.service.controller.publisher.wake()
 
     @property
     def pushes(self) -> int:

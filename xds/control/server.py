@@ -15,7 +15,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from understudy.statesync.audit.actor import this_process
 from understudy.statesync.audit.entry import Actor
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
 from understudy.statesync.pool.access import EtcdMissing, await_etcd
+from understudy.statesync.pool.front_node import pools_of_front
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.pools import pools_with_spec_beside
 from understudy.statesync.pool.records import ControlServer
@@ -49,7 +50,7 @@ from understudy.xds.control.gc_tuning import collect_when_idle
 from understudy.xds.control.http_access import RightsFile
 from understudy.xds.control.leader_balance import keep_balanced
 from understudy.xds.control.name_check import holder_of_name
-from understudy.xds.control.pool_service import STOP_TIMEOUT, PoolService
+from understudy.xds.control.pool_service import STOP_TIMEOUT, PoolService, stream_settings
 from understudy.xds.control.ports import (
     StartError,
     grpc_server,
@@ -62,11 +63,14 @@ from understudy.xds.control.ports import (
 )
 from understudy.xds.control.process_lease import ProcessLease
 from understudy.xds.control.process_metrics import ProcessMetrics
-from understudy.xds.control.served_pools import OnePool, Pools, ServedPools
+from understudy.xds.control.served_fronts import ServedFronts
+from understudy.xds.control.served_pools import OnePool, Pools, ServedPools, pool_of
 from understudy.xds.control.settings import ControlSettings
 from understudy.xds.membership.heartbeat_router import HeartbeatRouter
+from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.ads_router import AdsRouter
 from understudy.xds.server.stream_quota import QuotaLimits
+from understudy.xds.server.wire import Request
 
 __all__ = ["StartError", "run_control", "serve_until"]
 
@@ -130,6 +134,10 @@ async def serve_until(settings: ControlSettings, stop: asyncio.Event) -> None:
             await process.serve_several(stop)
 
 
+async def nothing_to_end(_grace: float) -> None:
+    """A process without front Envoys of several pools has no streams of theirs."""
+
+
 class _Process(msgspec.Struct, frozen=True):
     """What the pools of a process share, and how they are served over it."""
 
@@ -170,35 +178,56 @@ class _Process(msgspec.Struct, frozen=True):
         """Serve several pools. Each goes on, whatever happens to the others."""
         settings, registry = self.settings, CollectorRegistry()
         lease = ProcessLease(self.client, settings.lease)
-        pools = ServedPools(self._make(lease), self._check_name, settings.name)
-        streams, heartbeats = AdsRouter(pools.for_stream), HeartbeatRouter(pools.for_heartbeats)
+
+        def gone(pool: str) -> None:
+            fronts.gone(pool)
+
+        pools = ServedPools(
+            lambda pool, delay: self._make(pool, delay, lease, fronts),
+            self._check_name,
+            settings.name,
+            gone,
+        )
+        fronts = ServedFronts(
+            pools,
+            stream_settings(ONE_OF_SEVERAL, settings.max_stream_age),
+            every_pool=not settings.pools,
+            domain=settings.trust_domain if settings.tls else "",
+        )
+
+        def choose(request: Request) -> AdsServer:
+            several = pools_of_front(request.node.cluster) if request.node else None
+            return pools.find(pool_of(request)).ads if several is None else fronts.for_stream(several, request)
+
+        streams, heartbeats = AdsRouter(choose), HeartbeatRouter(pools.for_heartbeats)
         streams.register(self.server)
         heartbeats.register(self.server)
         SpanMetrics(registry, lambda: self.telemetry.counts, lambda: self.store.dropped)
         ProcessMetrics(registry, pools.rows, lambda: streams.quota.refused + heartbeats.quota.refused)
         find = None if settings.pools else partial(pools_with_spec_beside, self.client)
         services = {
-            "garbage collection": collect_when_idle(lambda: pools.pushes),
+            "garbage collection": collect_when_idle(lambda: pools.pushes + fronts.pushes),
+            "front Envoys of several pools": fronts.run(),
             "balance of leaders": keep_balanced(settings.name, pools.leads, pools.hand_over, settings.settled),
             "pools": pools.run(settings.pools, find),
         }
-        await self._run(pools, services, FrontReportsByPool(pools.tally_of), registry, lease, stop)
+        await self._run(pools, services, FrontReportsByPool(pools.tally_of), registry, lease, stop, fronts.end_streams)
 
-    def _make(self, lease: ProcessLease) -> Callable[[str, Callable[[str], float]], PoolService]:
-        def make(pool: str, standing_delay: Callable[[str], float]) -> PoolService:
-            return PoolService(
-                pool,
-                self.settings,
-                self.client,
-                lease=lease,
-                record=self.record,
-                actor=self.actor,
-                telemetry=self.telemetry.with_attributes({POOL: pool}),
-                quota=ONE_OF_SEVERAL,
-                standing_delay=standing_delay,
-            )
-
-        return make
+    def _make(
+        self, pool: str, standing_delay: Callable[[str], float], lease: ProcessLease, fronts: ServedFronts
+    ) -> PoolService:
+        return PoolService(
+            pool,
+            self.settings,
+            self.client,
+            lease=lease,
+            record=self.record,
+            actor=self.actor,
+            telemetry=self.telemetry.with_attributes({POOL: pool}),
+            quota=ONE_OF_SEVERAL,
+            standing_delay=standing_delay,
+            fronts=fronts,
+        )
 
     async def _check_name(self, pool: str) -> None:
         await _require_own_name(self.client, PoolKeys(pool), self.record)
@@ -211,6 +240,7 @@ class _Process(msgspec.Struct, frozen=True):
         registry: CollectorRegistry,
         lease: ProcessLease,
         stop: asyncio.Event,
+        end_streams: Callable[[float], Awaitable[None]] = nothing_to_end,
     ) -> None:
         """Open the ports, run the services until ``stop``, and end them in an order that disturbs no client."""
         settings = self.settings
@@ -221,7 +251,7 @@ class _Process(msgspec.Struct, frozen=True):
         async def wind_down() -> None:
             lease.end()
             await set_within(lease.ended, STOP_TIMEOUT)
-            await asyncio.gather(*(service.end_streams() for service in pools.services))
+            await asyncio.gather(end_streams(STOP_TIMEOUT), *(service.end_streams() for service in pools.services))
             await self.server.stop(STOP_TIMEOUT)
 
         async with serving_http(admin.app(), self.listener, self.http_tls), _otlp_http(settings, intake):

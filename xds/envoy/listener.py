@@ -24,6 +24,7 @@ from understudy.xds.envoy.messages import (
     HttpConnectionManager,
     HttpConnectionManagerInternalAddressConfig,
     HttpConnectionManagerPathWithEscapedSlashesAction,
+    HttpConnectionManagerTracing,
     HttpConnectionManagerUpgradeConfig,
     HttpFilter,
     HttpProtocolOptions,
@@ -54,11 +55,28 @@ def listener(pool: str, address: str, port: int, telemetry: str = "", *, traced:
     ``telemetry`` is the Envoy's cluster to which it reports requests (:mod:`understudy.xds.envoy.envoy_telemetry`);
     none without. ``traced``: it also adds its spans to the traces of its callers.
     """
+    reports = request_reports(pool, telemetry) if telemetry else None
+    spans = tracing(telemetry) if telemetry and traced else None
+    return bytes(
+        Listener(
+            name=listener_name(pool),
+            stat_prefix=pool,
+            address=socket_address(address, port),
+            filter_chains=[FilterChain(filters=[http_filter(pool, routes_name(pool), reports, spans)])],
+            per_connection_buffer_limit_bytes=RETRY_BUFFER,
+        )
+    )
+
+
+def http_filter(
+    stat_prefix: str, routes: str, reports: AccessLog | None, spans: HttpConnectionManagerTracing | None
+) -> Filter:
+    """The network filter that takes HTTP requests and sends them by the route configuration ``routes``."""
     manager = HttpConnectionManager(
-        stat_prefix=pool,
-        rds=Rds(config_source=ads_source(), route_config_name=routes_name(pool)),
+        stat_prefix=stat_prefix,
+        rds=Rds(config_source=ads_source(), route_config_name=routes),
         http_filters=[
-            limit_filter(pool),
+            limit_filter(stat_prefix),
             HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router())),
         ],
         common_http_protocol_options=HttpProtocolOptions(
@@ -81,20 +99,11 @@ def listener(pool: str, address: str, port: int, telemetry: str = "", *, traced:
         normalize_path=True,
         # Who decodes ``%2F`` only after the path was looked at sees another path. So the client has to say it plainly.
         path_with_escaped_slashes_action=HttpConnectionManagerPathWithEscapedSlashesAction.UNESCAPE_AND_REDIRECT,
-        access_log=[_errors_log(), *([request_reports(pool, telemetry)] if telemetry else [])],
-        tracing=tracing(telemetry) if telemetry and traced else None,
+        access_log=[_errors_log(), *([reports] if reports else [])],
+        tracing=spans,
         upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
     )
-    network = Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
-    return bytes(
-        Listener(
-            name=listener_name(pool),
-            stat_prefix=pool,
-            address=socket_address(address, port),
-            filter_chains=[FilterChain(filters=[network])],
-            per_connection_buffer_limit_bytes=RETRY_BUFFER,
-        )
-    )
+    return Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
 
 
 def _without_our_headers() -> TypedExtensionConfig:

@@ -59,6 +59,7 @@ with _without_pydantic():
         BackoffStrategy,
         CidrRange,
         ConfigSource,
+        DataSource,
         GrpcService,
         GrpcServiceEnvoyGrpc,
         HeaderValue,
@@ -72,6 +73,7 @@ with _without_pydantic():
         HttpProtocolOptions,
         HttpProtocolOptionsHeadersWithUnderscoresAction,
         KeepaliveSettings,
+        Metadata,
         ProxyProtocolConfig,
         ProxyProtocolConfigVersion,
         RuntimeFractionalPercent,
@@ -81,6 +83,7 @@ with _without_pydantic():
         TcpKeepalive,
         TransportSocket,
         TypedExtensionConfig,
+        WatchedDirectory,
     )
     from envoy_data_plane.envoy.config.endpoint.v3 import (
         ClusterLoadAssignment,
@@ -89,11 +92,20 @@ with _without_pydantic():
         LocalityLbEndpoints,
     )
     from envoy_data_plane.envoy.config.endpoint.v3 import Endpoint as EndpointMessage
-    from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener, ListenerFilter
+    from envoy_data_plane.envoy.config.listener.v3 import (
+        Filter,
+        FilterChain,
+        FilterChainMatch,
+        Listener,
+        ListenerFilter,
+    )
     from envoy_data_plane.envoy.config.route.v3 import (
         CookieMatcher,
         HeaderMatcher,
         HedgePolicy,
+        RateLimit,
+        RateLimitAction,
+        RateLimitActionGenericKey,
         RetryPolicy,
         RetryPolicyRetryBackOff,
         RetryPolicyRetryHostPredicate,
@@ -115,9 +127,11 @@ with _without_pydantic():
     from envoy_data_plane.envoy.extensions.access_loggers.open_telemetry.v3 import OpenTelemetryAccessLogConfig
     from envoy_data_plane.envoy.extensions.access_loggers.stream.v3 import StderrAccessLog
     from envoy_data_plane.envoy.extensions.clusters.aggregate.v3 import ClusterConfig as AggregateCluster
+    from envoy_data_plane.envoy.extensions.common.ratelimit.v3 import LocalRateLimitDescriptor, RateLimitDescriptorEntry
     from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit.v3 import LocalRateLimit
     from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
     from envoy_data_plane.envoy.extensions.filters.listener.proxy_protocol.v3 import ProxyProtocol
+    from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector.v3 import TlsInspector
     from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
         HttpConnectionManager,
         HttpConnectionManagerInternalAddressConfig,
@@ -141,6 +155,13 @@ with _without_pydantic():
     )
     from envoy_data_plane.envoy.extensions.transport_sockets.proxy_protocol.v3 import ProxyProtocolUpstreamTransport
     from envoy_data_plane.envoy.extensions.transport_sockets.raw_buffer.v3 import RawBuffer
+    from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
+        CommonTlsContext,
+        DownstreamTlsContext,
+        SdsSecretConfig,
+        Secret,
+        TlsCertificate,
+    )
     from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions as UpstreamHttpOptions
     from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
         HttpProtocolOptionsExplicitHttpConfig,

@@ -6,9 +6,9 @@ or one order is encoded once and remembered. Leaves the decision who serves what
 :mod:`understudy.xds.server.ads`, and the matching of requests to :mod:`understudy.xds.envoy.routes`.
 
 Names: ``<pool>/member/<member>``, ``<pool>/order/<active>+<standby>+...`` (``+`` cannot occur in a member's
-name, ``-`` can), ``<pool>/any``, ``<pool>/routes``; the listener is in :mod:`understudy.xds.envoy.listener`. A TCP pool
-has no routes and no orders but ``<pool>/slot/<slot>``, for a reason that :mod:`understudy.xds.envoy.tcp_listener`
-tells; its listener is there.
+name, ``-`` can), ``<pool>/any``, ``<pool>/routes``, ``<pool>/front<path>``; the listener is in
+:mod:`understudy.xds.envoy.listener`. A TCP pool has no routes and no orders but ``<pool>/slot/<slot>``, for a reason
+that :mod:`understudy.xds.envoy.tcp_listener` tells; its listener is there.
 """
 
 import functools
@@ -61,14 +61,16 @@ from understudy.xds.envoy.messages import (
     UpstreamConnectionOptions,
     UpstreamHttpOptions,
     Value,
+    VirtualHost,
 )
-from understudy.xds.envoy.routes import route_configuration, terms_of
+from understudy.xds.envoy.routes import route_configuration, routes_below, terms_of
 from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.server.wire import delimited
 
 CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 ENDPOINTS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+VIRTUAL_HOST = "type.googleapis.com/envoy.config.route.v3.VirtualHost"
 
 HEALTH_PATH = "/health"
 """What Envoy asks at a member's health port; answered by ``understudy.proxy.health.health_port``."""
@@ -132,14 +134,18 @@ def build(view: RoutingView) -> dict[str, dict[str, bytes]]:
     endpoints[everybody] = _assignment(everybody, tuple(endpoint for _, endpoint in sorted(view.members.items())))
     if spec.tcp:
         return {CLUSTER: clusters, ENDPOINTS: endpoints, ROUTES: {}}
+    terms, to_slots = terms_of(view), [order_name(pool, order) if order else everybody for order in orders]
     routes = route_configuration(
-        name=routes_name(pool),
-        pool=pool,
-        terms=terms_of(view),
-        slot_clusters=[order_name(pool, order) if order else everybody for order in orders],
-        any_cluster=everybody,
+        name=routes_name(pool), pool=pool, terms=terms, slot_clusters=to_slots, any_cluster=everybody
     )
-    return {CLUSTER: clusters, ENDPOINTS: endpoints, ROUTES: {routes_name(pool): routes}}
+    made = {CLUSTER: clusters, ENDPOINTS: endpoints, ROUTES: {routes_name(pool): routes}}
+    if view.front is not None:
+        made[VIRTUAL_HOST] = {
+            part_name(pool, path): bytes(VirtualHost(name=part_name(pool, path)))
+            + routes_below(pool=pool, path=path, terms=terms, slot_clusters=to_slots, any_cluster=everybody)
+            for path in view.front.paths
+        }
+    return made
 
 
 def member_name(pool: str, member: str) -> str:
@@ -160,6 +166,11 @@ def slot_name(pool: str, slot: int) -> str:
 def any_name(pool: str) -> str:
     """Name of the cluster of all members, for requests without a session key."""
     return f"{pool}/any"
+
+
+def part_name(pool: str, path: str) -> str:
+    """Name of the pool's routes below a path, its part in the tables of front Envoys that serve several pools."""
+    return f"{pool}/front{path}"
 
 
 def routes_name(pool: str) -> str:

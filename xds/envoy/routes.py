@@ -12,7 +12,7 @@ parts of a protobuf message, put one after another, are the encoding of the whol
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -29,6 +29,7 @@ from understudy.xds.envoy.messages import (
     HeaderValueOption,
     HeaderValueOptionHeaderAppendAction,
     HedgePolicy,
+    Metadata,
     PreviousHostsPredicate,
     PreviousPrioritiesConfig,
     RegexMatcher,
@@ -43,11 +44,13 @@ from understudy.xds.envoy.messages import (
     RouteMatch,
     RouteMatchGrpcRouteMatchOptions,
     StringMatcher,
+    Struct,
+    Value,
     VirtualHost,
     WeightedCluster,
     WeightedClusterClusterWeight,
 )
-from understudy.xds.envoy.request_limit import limit_of
+from understudy.xds.envoy.request_limit import counted_for, limit_of, limits_of_several
 from understudy.xds.envoy.routing_view import RoutingView
 from understudy.xds.server.wire import delimited
 
@@ -64,6 +67,9 @@ RETRY_SAFE = "safe"
 
 ORDER_HEADER = "x-understudy-order"
 """Tells a cluster of the ``override_host`` policy what hosts to try, in order: ``address:port`` with commas between."""
+
+POOL_METADATA, POOL_KEY = "understudy", "pool"
+"""Namespace and key of a route's metadata that name its pool, in tables of several pools."""
 
 _NOTHING_DONE = "connect-failure,refused-stream,reset-before-request,retriable-headers"
 _PERHAPS_DONE = f"{_NOTHING_DONE},reset"
@@ -146,10 +152,20 @@ def route_configuration(*, name: str, pool: str, terms: Terms, slot_clusters: Se
         any_cluster: where requests without a session key go.
     """
     slots = _weighted(map(_slot_entry, slot_clusters), hashed=True)
-    host = VirtualHost(name=name)
+    routes = _routes(_frames(terms, by_priority=True), _to(any_cluster), slots)
+    host = VirtualHost(name=name, domains=["*"])
     if terms.per_second is not None:
         host.typed_per_filter_config = limit_of(pool, terms.per_second)
-    return _configuration(host, _frames(terms, by_priority=True), _to(any_cluster), slots)
+    return route_table(name, [virtual_host(host, routes)])
+
+
+def routes_below(*, pool: str, path: str, terms: Terms, slot_clusters: Sequence[str], any_cluster: str) -> bytes:
+    """The encoded routes of a pool for requests below ``path``, for a :func:`virtual_host` of several pools.
+
+    They are the ``routes`` of a ``VirtualHost``, and the only field of it.
+    """
+    slots = _weighted(map(_slot_entry, slot_clusters), hashed=True)
+    return _routes(_frames(terms, by_priority=True, place=Place(pool, path)), _to(any_cluster), slots)
 
 
 def ordered_route_configuration(
@@ -170,15 +186,16 @@ def ordered_route_configuration(
     frames = _frames(terms, by_priority=False)
     host = VirtualHost(
         name=name,
+        domains=["*"],
         request_body_buffer_limit=body_limit,
         request_headers_to_remove=[*_WISHES_OF_CALLERS, *APPLICATION_HEADERS],
     )
     if not any_hosts:
         host.request_headers_to_remove.append(ORDER_HEADER)
-        return _configuration(host, frames, _to(cluster), _to(cluster))
+        return route_table(name, [virtual_host(host, _routes(frames, _to(cluster), _to(cluster)))])
     to_any = _weighted((_ordered_entry(cluster, hosts) for hosts in any_hosts), hashed=False)
     slots = _weighted((_ordered_entry(cluster, hosts) for hosts in slot_hosts), hashed=True)
-    return _configuration(host, frames, to_any, slots)
+    return route_table(name, [virtual_host(host, _routes(frames, to_any, slots))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,13 +207,19 @@ class _Frame:
     keyed: bool
 
 
-def _configuration(host: VirtualHost, frames: Sequence[_Frame], to_any: bytes, to_slot: bytes) -> bytes:
+def _routes(frames: Sequence[_Frame], to_any: bytes, to_slot: bytes) -> bytes:
     """The routes put together: ``to_any`` and ``to_slot`` are the encoded clusters of their actions."""
     routes = [
         frame.route + delimited(_ROUTE_ACTION, frame.action + (to_slot if frame.keyed else to_any)) for frame in frames
     ]
-    # Applications and clients are told how often a request was sent: an answer of a second member is no move.
-    host.domains = ["*"]
+    return b"".join(delimited(_VIRTUAL_HOST_ROUTES, route) for route in routes)
+
+
+def virtual_host(host: VirtualHost, routes: bytes) -> bytes:
+    """The encoded ``host`` with these encoded routes.
+
+    Applications and clients are told how often a request was sent: an answer of a second member is no move.
+    """
     host.request_headers_to_add = [
         HeaderValueOption(
             header=HeaderValue(key=REQUEST_HEADER, value=REQUEST_STAMP),
@@ -204,8 +227,42 @@ def _configuration(host: VirtualHost, frames: Sequence[_Frame], to_any: bytes, t
         )
     ]
     host.include_request_attempt_count = host.include_attempt_count_in_response = True
-    encoded = bytes(host) + b"".join(delimited(_VIRTUAL_HOST_ROUTES, route) for route in routes)
-    return bytes(RouteConfiguration(name=host.name)) + delimited(_CONFIGURATION_VIRTUAL_HOSTS, encoded)
+    return bytes(host) + routes
+
+
+def route_table(name: str, hosts: Iterable[bytes]) -> bytes:
+    """The encoded ``RouteConfiguration`` of encoded hosts."""
+    return _with_hosts(RouteConfiguration(name=name), hosts)
+
+
+def table_of_pools(name: str, hosts: Iterable[bytes], limits: Mapping[str, int]) -> bytes:
+    """The encoded ``RouteConfiguration`` of the hosts of several pools. A port in a request's host is ignored.
+
+    ``limits``: the requests a second that each front Envoy takes for a pool; those without one are not in it.
+    """
+    table = RouteConfiguration(name=name, ignore_port_in_host_matching=True)
+    table.typed_per_filter_config = limits_of_several(name, limits)
+    return _with_hosts(table, hosts)
+
+
+def _with_hosts(table: RouteConfiguration, hosts: Iterable[bytes]) -> bytes:
+    return bytes(table) + b"".join(delimited(_CONFIGURATION_VIRTUAL_HOSTS, host) for host in hosts)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a pool's routes are in a table of several pools. ``path`` is that of the spec's ``front.paths``."""
+
+    pool: str
+    path: str
+
+    def match(self) -> RouteMatch:
+        """The match of the path. Envoy takes no single slash for a prefix that ends at one."""
+        return RouteMatch(prefix="/") if self.path == "/" else RouteMatch(path_separated_prefix=self.path)
+
+    def metadata(self) -> Metadata:
+        """What tells the pool of a request to the listener, which reports requests."""
+        return Metadata(filter_metadata={POOL_METADATA: Struct(fields={POOL_KEY: Value(string_value=self.pool)})})
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,33 +286,35 @@ _PLAIN = (
 
 
 @functools.lru_cache(maxsize=256)
-def _frames(terms: Terms, *, by_priority: bool) -> tuple[_Frame, ...]:
+def _frames(terms: Terms, *, by_priority: bool, place: Place | None = None) -> tuple[_Frame, ...]:
     """What of the routes does not depend on clusters, encoded, in order.
 
-    ``by_priority``: the members of a slot are priorities of its cluster.
+    ``by_priority``: the members of a slot are priorities of its cluster. ``place``: in a table of several pools.
     """
     kinds = (*(_GRPC if terms.grpc else ()), *_PLAIN)
     return tuple(
-        _frame(group, kind, terms, by_priority=by_priority)
+        _frame(group, kind, terms, by_priority=by_priority, place=place)
         for group in key_sources(terms.session_key)
         for kind in kinds
     )
 
 
-def _frame(group: KeySource, kind: _Kind, terms: Terms, *, by_priority: bool) -> _Frame:
+def _frame(group: KeySource, kind: _Kind, terms: Terms, *, by_priority: bool, place: Place | None) -> _Frame:
     keyed = bool(group.policies)
-    match = RouteMatch(
-        prefix="/",
-        headers=[*group.headers, *(_not_repeatable() if kind.once else [])],
-        cookies=list(group.cookies),
-        grpc=RouteMatchGrpcRouteMatchOptions() if kind.grpc else None,
-    )
+    match = place.match() if place else RouteMatch(prefix="/")
+    match.headers = [*group.headers, *(_not_repeatable() if kind.once else [])]
+    match.cookies = list(group.cookies)
+    match.grpc = RouteMatchGrpcRouteMatchOptions() if kind.grpc else None
     route = Route(name=f"{group.name}{kind.suffix}", match=match, stat_prefix="" if keyed else KEYLESS_ROUTES)
+    if place is not None:
+        route.name, route.metadata = f"{place.pool}/{route.name}", place.metadata()
     if group.sets and not kind.grpc:
         cookie = f"{group.sets}={_ROUTING_COOKIE_VALUE}; Path=/; HttpOnly; SameSite=Lax"
         route.response_headers_to_add = [HeaderValueOption(header=HeaderValue(key="set-cookie", value=cookie))]
     action = _action(terms, kind, by_priority=by_priority and keyed)
     action.hash_policy = list(group.policies)
+    if place is not None and terms.per_second is not None:
+        action.rate_limits = counted_for(place.pool)
     return _Frame(bytes(route), bytes(action), keyed)
 
 

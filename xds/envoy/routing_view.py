@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_front import Front
 
 _MESH_ROUTES = "/mesh/routes"
 
@@ -49,7 +50,7 @@ class RoutingView:
     ``orders`` has for each slot the members in order, active first; empty as a whole while there is no
     table. Names that are not in ``members`` are left out of the orders. ``late``: most members are so busy that an
     answer that has not come says nothing of who was asked. ``answer_ms``: nearly all answers of the last minute came
-    within this time.
+    within this time. ``front``: the pool's place at front Envoys that serve several pools, if it has one.
     """
 
     spec: PoolSpec
@@ -57,3 +58,4 @@ class RoutingView:
     orders: Sequence[tuple[str, ...]]
     late: bool = False
     answer_ms: int = 0
+    front: Front | None = None

@@ -15,6 +15,7 @@ from dataclasses import replace
 import msgspec
 
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_front import Front
 from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.membership.cluster_state import ClusterState, pool_view
 from understudy.xds.server.cache import CacheError, ResourceCache
@@ -33,12 +34,18 @@ class Topology(msgspec.Struct, frozen=True):
     orders: Sequence[tuple[str, ...]]
     late: bool
     answer_ms: int
+    front: Front | None
 
 
 def topology_of(view: RoutingView) -> Topology:
     """The topology of a view."""
     addresses = {name: replace(one, healthy=True) for name, one in view.members.items()}
-    return Topology(view.spec, addresses, view.orders, view.late, view.answer_ms)
+    return Topology(view.spec, addresses, view.orders, view.late, view.answer_ms, view.front)
+
+
+def no_front(_: PoolSpec) -> Front | None:
+    """The default of ``front_of``: the pool has no place at front Envoys that serve several pools."""
+    return None
 
 
 async def ignore_spec(_: PoolSpec) -> None:
@@ -52,6 +59,8 @@ class Publisher:
         cache: what the xDS streams are served from.
         current: the pool as it is now, or None while it is not known.
         on_publish: called after each publication, of health too.
+        front_of: the pool's place at front Envoys that serve several pools, given its spec. :meth:`wake` must be called
+            when it changes.
         on_spec: awaited with the spec of each publication except those of health, before ``on_publish`` is called.
         merge: seconds between two publications of anything but health.
     """
@@ -63,12 +72,14 @@ class Publisher:
         *,
         on_publish: Callable[[], None],
         on_spec: Callable[[PoolSpec], Awaitable[None]] = ignore_spec,
+        front_of: Callable[[PoolSpec], Front | None] = no_front,
         merge: float = MERGE_SECONDS,
     ) -> None:
         self._cache = cache
         self._current = current
         self._on_publish = on_publish
         self._on_spec = on_spec
+        self._front_of = front_of
         self._merge = merge
         self._wake = asyncio.Event()
         self._published_event = asyncio.Event()
@@ -88,7 +99,15 @@ class Publisher:
     def is_current(self) -> bool:
         """Whether the cache holds the pool as it is now."""
         cluster = self._current()
-        return cluster is not None and self._published == pool_view(cluster)
+        return cluster is not None and self._published == self._view(cluster)
+
+    @property
+    def published(self) -> RoutingView | None:
+        """The view that the cache holds; None before the first publication."""
+        return self._published
+
+    def _view(self, cluster: ClusterState) -> RoutingView:
+        return replace(pool_view(cluster), front=self._front_of(cluster.spec))
 
     async def settled(self) -> None:
         """Return once the cache holds the pool as it is now."""
@@ -103,7 +122,7 @@ class Publisher:
                 self._wake.clear()
                 cluster = self._current()
                 if cluster is not None:
-                    await self._follow(pool_view(cluster))
+                    await self._follow(self._view(cluster))
         finally:
             if self._warming is not None:
                 self._warming.cancel()

@@ -10,9 +10,11 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any as Anything
+from typing import TypeVar
 
 import xxhash
+from google.protobuf.any_pb2 import Any
 
 from understudy.xds.server import wire
 from understudy.xds.server.references import NONE, References, UnreadableResource, read_references
@@ -40,6 +42,11 @@ class Resource:
     points_at: References = NONE
     ttl: float | None = None
 
+    @property
+    def value(self) -> bytes:
+        """The serialised message that this resource was made of."""
+        return Any.FromString(self.packed).value
+
     def value_equals(self, value: bytes) -> bool:
         """Whether ``value`` is the serialised message that this resource was made of."""
         return self.packed.endswith(value) and _version_of_value(value, self.ttl) == self.version
@@ -52,15 +59,19 @@ def _version_of_value(value: bytes, ttl: float | None) -> str:
     return hashed.hexdigest()
 
 
-def encode(type_url: str, name: str, value: bytes, ttl: float | None = None) -> Resource:
+def encode(
+    type_url: str, name: str, value: bytes, ttl: float | None = None, points_at: References | None = None
+) -> Resource:
     """Make a resource of a serialised message.
+
+    ``points_at``: what the message points at, if the caller knows it; it is not read from the message then.
 
     Raises ``understudy.xds.server.references.UnreadableResource`` if the bytes are no such message, if the message has
     another name, or if ``ttl`` is below 0.1 s.
     """
     if ttl is not None and ttl < _SHORTEST_TTL:
         raise UnreadableResource(f"a time to live of {ttl} s is too short")
-    points_at = read_references(type_url, name, value)
+    points_at = read_references(type_url, name, value) if points_at is None else points_at
     version = _version_of_value(value, ttl)
     mark = xxhash.xxh3_64_intdigest(f"{name}\0{version}".encode())
     return Resource(name, version, wire.any_of(type_url, value), mark, points_at, ttl)
@@ -100,7 +111,7 @@ class TypeSnapshot:
         self._keeping: weakref.WeakKeyDictionary[TypeSnapshot, dict[frozenset[str], TypeSnapshot]] = (
             weakref.WeakKeyDictionary()
         )
-        self._responses: weakref.WeakKeyDictionary[TypeSnapshot, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
+        self._responses: weakref.WeakKeyDictionary[TypeSnapshot, dict[Hashable, Anything]] = weakref.WeakKeyDictionary()
         self._versions: dict[frozenset[str], str] = {}
         self._payloads: dict[Hashable, bytes] = {}
 

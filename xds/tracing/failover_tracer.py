@@ -12,6 +12,7 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import msgspec
 
@@ -22,7 +23,7 @@ from understudy.xds.membership.claim_reports import ClaimReports, ReportedClaim
 from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.planning.plan import NO_TABLE, TablePlan
 from understudy.xds.publishing.publisher import Publisher
-from understudy.xds.server.cache import ConfigRejected, ResourceCache
+from understudy.xds.server.cache import ConfigRejected
 from understudy.xds.tracing.failover_timing import (
     Delivery,
     OwnershipChange,
@@ -57,12 +58,19 @@ class _Outcome(msgspec.Struct):
     deliveries: Sequence[Delivery] = msgspec.field(default=())
 
 
+class Envoys(Protocol):
+    """All Envoys of a pool that this control server serves."""
+
+    async def acknowledged(self, timeout: float) -> None:
+        """Wait until they have acknowledged what is published now, as ``ResourceCache.acknowledged`` does."""
+
+
 class FailoverTracer:
     """The changes of active under way.
 
     Args:
         telemetry: where spans are recorded.
-        cache: asked whether everything is acknowledged.
+        envoys: asked whether everything is acknowledged.
         publisher: asked whether everything is in the cache.
         current: the pool as it is now.
         watch_after: watches a takeover after its end, and planned moves from their beginning
@@ -74,7 +82,7 @@ class FailoverTracer:
     def __init__(
         self,
         telemetry: Telemetry,
-        cache: ResourceCache,
+        envoys: Envoys,
         publisher: Publisher,
         current: Callable[[], ClusterState | None],
         watch_after: Callable[[OwnershipChange], Coroutine[None, None, None]],
@@ -83,7 +91,7 @@ class FailoverTracer:
         leads: Callable[[], bool],
     ) -> None:
         self._telemetry = telemetry
-        self._cache = cache
+        self._envoys = envoys
         self._publisher = publisher
         self._current = current
         self._watch_after = watch_after
@@ -180,7 +188,7 @@ class FailoverTracer:
             async with asyncio.timeout((bound - self._telemetry.now_ns()) / 1e9):
                 while not self._is_over(change, end):
                     await self._changed.wait()
-                await self._cache.acknowledged((bound - self._telemetry.now_ns()) / 1e9)
+                await self._envoys.acknowledged((bound - self._telemetry.now_ns()) / 1e9)
                 end.acknowledged = True
         except TimeoutError:  # the outcome says what is missing
             logger.debug("%s of %s did not end in time", change.kind, change.subject or "several members")

@@ -101,3 +101,15 @@ async def test_the_answer_of_apply_for_programs(apply, pool_name):
     assert told["result"] == "created"
     assert told["dry_run"] is False
     assert PoolSpec(pool=pool_name, slots=told["changes"][0]["after"]).slots == 64
+
+
+async def test_a_place_at_the_front_envoys_is_given_once(apply, client, pool_name):
+    other = parse_spec(f"pool: {pool_name}-x\nfront: {{port: 9000, paths: [/cart]}}", where="other.yaml")
+    await client.put(PoolKeys(other.pool).spec, other.encode())
+    for options in ((), ("--dry-run",)):
+        refused = apply("slots: 64\nfront: {port: 9000, paths: [/cart, /x]}", *options)
+        assert refused.exit_code == 2
+        assert f"pool '{other.pool}' has host * with path /cart on port 9000; choose another port" in refused.stderr
+    assert await client.get(PoolKeys(pool_name).spec) is None
+    assert apply("slots: 64\nfront: {port: 9000, paths: [/x]}").exit_code == 0
+    await client.delete(PoolKeys(other.pool).spec)

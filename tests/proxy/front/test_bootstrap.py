@@ -9,6 +9,7 @@ import pytest
 
 from understudy.proxy.front.binary import find_envoy
 from understudy.proxy.front.bootstrap import XDS_CLUSTER, bootstrap
+from understudy.statesync.pool.front_node import cluster_of_front
 
 SETTINGS: dict[str, Any] = {
     "node_id": "front-1",
@@ -23,6 +24,17 @@ SETTINGS: dict[str, Any] = {
 def test_envoy_accepts_it(tmp_path: Path, delta: bool, servers: list[str]):
     path = tmp_path / "bootstrap.json"
     path.write_text(json.dumps(bootstrap(**{**SETTINGS, "xds_addresses": servers}, delta=delta)))
+    command = [find_envoy(), "--mode", "validate", "--config-path", path]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize("pools", [(), ("cart", "desk")])
+def test_envoy_accepts_that_of_several_pools(tmp_path: Path, pools: tuple[str, ...]):
+    made = bootstrap(**{**SETTINGS, "pool": cluster_of_front(pools), "listen": "0.0.0.0:0"})
+    assert made["node"]["metadata"]["understudy"]["listen"] == "0.0.0.0:0"
+    path = tmp_path / "bootstrap.json"
+    path.write_text(json.dumps(made))
     command = [find_envoy(), "--mode", "validate", "--config-path", path]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr

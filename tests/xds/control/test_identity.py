@@ -10,9 +10,10 @@ import grpc.aio
 import pytest
 
 from tests.xds.server.client import ADS, Stream
+from understudy.statesync.pool.front_node import cluster_of_front
 from understudy.statesync.tls.identity import Trust
 from understudy.statesync.tls.pem_files import PemFiles
-from understudy.xds.control.identity import Clients, server_credentials
+from understudy.xds.control.identity import Clients, refuse_front, refuse_several, server_credentials
 from understudy.xds.server import types
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.cache import ResourceCache
@@ -140,3 +141,27 @@ async def test_certificates_are_renewed_without_a_restart(tmp_path: Path):
 def test_rule_27_which_names_speak_for_a_node(node: str, names: list[bytes], allowed: bool):
     context = {"x509_subject_alternative_name": names}
     assert (CLIENTS.refuse_node(Node(node), context) is None) is allowed
+
+
+@pytest.mark.parametrize(
+    ("pools", "names", "allowed"),
+    [
+        ([], [b"spiffe://understudy/fronts/front-1"], True),
+        (["cart", "desk"], [b"spiffe://understudy/fronts/front-1"], True),
+        (["cart", "desk"], [b"spiffe://understudy/cart/node/front-1", b"spiffe://understudy/desk/node/front-1"], True),
+        (["cart", "desk"], [b"spiffe://understudy/cart/node/front-1"], False),
+        ([], [b"spiffe://understudy/cart/node/front-1"], False),
+        ([], [b"spiffe://other/fronts/front-1"], False),
+        ([], [b"spiffe://understudy/fronts/front-2"], False),
+        (["cart"], [b"front-1"], False),
+        ([], [], False),
+    ],
+)
+def test_which_names_speak_for_a_front_of_several_pools(pools: list[str], names: list[bytes], allowed: bool):
+    context = {"x509_subject_alternative_name": names}
+    assert (refuse_front("understudy", pools, Node("front-1"), context) is None) is allowed
+
+
+def test_a_control_server_of_one_pool_refuses_a_front_of_several():
+    assert "--all-pools" in (refuse_several("cart", None, Node("front-1", cluster_of_front([])), {}) or "")
+    assert refuse_several("cart", None, Node("front-1", "cart"), {}) is None
