@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from understudy.deploy.common.options import EtcdOptions, etcd_options, examples
 from understudy.deploy.common.printable import say
 
 if TYPE_CHECKING:
+    from understudy.statesync.etcd.client import EtcdClient
     from understudy.statesync.etcd.settings import EtcdSettings
     from understudy.statesync.pool.spec import PoolSpec
 
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
     )
 )
 @spec_file_option()
-@click.option("--dry-run", is_flag=True, help="Change nothing; print each field that would change.")
+@click.option(
+    "--dry-run", is_flag=True, help="Change nothing; print each field that would change, and what would move."
+)
 @reason_option
 @etcd_options
 @output_option
@@ -64,11 +68,26 @@ async def _apply(etcd: "EtcdSettings", spec: "PoolSpec", reason: str, *, dry_run
 
     async with connect(etcd) as client:
         result, fields = await compare_spec(client, spec)
+        effects = await _effects(client, spec) if dry_run and result == "changed" else []
         if not dry_run:
             result = await apply_spec(client, spec, this_operator("apply", etcd), reason)
         other = await neighbour(client, spec.pool) if result == "created" else ""
     view = {"pool": spec.pool, "dry_run": dry_run, "result": result, "changes": [asdict(field) for field in fields]}
+    if dry_run:
+        view["effects"] = effects
     return view, other if _without_digits(other) != _without_digits(spec.pool) else ""
+
+
+async def _effects(client: "EtcdClient", spec: "PoolSpec") -> list[dict[str, Any]]:
+    """What the spec would do to the running pool, as data."""
+    from understudy.deploy.inspect.query import read_pool
+    from understudy.deploy.inspect.spec_effects import effects_of
+    from understudy.statesync.etcd.key_range import prefix_range
+    from understudy.statesync.pool.keys import PoolKeys
+
+    state, _ = await read_pool(client, spec.pool)
+    sessions = await client.range(prefix_range(PoolKeys(spec.pool).sessions), limit=1, keys_only=True)
+    return [asdict(effect) for effect in effects_of(state, spec, sessions.count, time.time())]
 
 
 def _without_digits(pool: str) -> str:
@@ -100,6 +119,8 @@ def _print_result(view: dict[str, Any]) -> None:
     for change in view["changes"]:
         before = "" if created else f"{_value(change['before'])} -> "
         say(f"  {change['field']}: {before}{_value(change['after'])}")
+    for effect in view["effects"]:
+        say(f"  {effect['kind']}: {effect['detail']}")
 
 
 def _value(value: object) -> str:

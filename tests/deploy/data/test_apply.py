@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from understudy.deploy.cli.main import cli
 from understudy.deploy.data.apply import Change, changes
 from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.records import Member, MemberState, Owner, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_reader import parse_spec
 
@@ -83,6 +84,27 @@ async def test_a_dry_run_tells_what_would_be_and_changes_nothing(apply, client, 
         [{"field": "limits.sessions", "before": 100_000, "after": 5}],
     )
     assert await client.get(key) == stands
+
+
+async def test_a_dry_run_tells_what_would_move(apply, client, pool_name):
+    keys = PoolKeys(pool_name)
+    assert apply("slots: 4\ncopies: 2").exit_code == 0
+    for name in ("cart-1", "cart-2"):
+        await client.put(keys.member(name), Member(name, name, "h:1", "h:2", MemberState.UP).encode())
+    await client.put(keys.table, Table(1, (("cart-1", "cart-2"), ("cart-2", "cart-1")) * 2).encode())
+    for slot in range(4):
+        active = ("cart-1", "cart-2")[slot % 2]
+        await client.put(keys.owner(slot), Owner(active, active, 1).encode())
+    told = apply("slots: 4\ncopies: 2\nmode: active_standby", "--dry-run")
+    assert (told.exit_code, told.stdout.splitlines()[1:]) == (
+        1,
+        [
+            '  mode: "load_sharing" -> "active_standby"',
+            "  moves: 2 of 4 slots would be handed over: cart-2 to cart-1 2",
+        ],
+    )
+    view = json.loads(apply("slots: 4\ncopies: 2\nmode: active_standby", "--dry-run", "-o", "json").stdout)
+    assert [(one["kind"], one["slots"]) for one in view["effects"]] == [("moves", 2)]
 
 
 @pytest.mark.parametrize("text", ["slots: 128", "slotz: 1", "protocol: tcp\nslots: 64"])
