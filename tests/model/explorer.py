@@ -42,14 +42,16 @@ def search(
     first: W,
     moves_of: Callable[[W], Iterable[tuple[str, Callable[[], W]]]],
     check: Callable[[W], object] = lambda _: None,
+    until: str = "",
 ) -> Explored:
     """All states reachable from ``first``, up to the first violation.
 
     ``moves_of`` gives the steps out of a state. A step raises :class:`Violation` if it breaks an invariant itself;
-    ``check`` does if a state does. It is called once for each state, however many steps lead there.
+    ``check`` does if a state does. It is called once for each state, however many steps lead there. With ``until`` the
+    search ends once a step whose words begin so has led to a new state.
     """
     with _collector_off():
-        return _search(first, moves_of, check)
+        return _search(first, moves_of, check, until)
 
 
 @contextlib.contextmanager
@@ -65,7 +67,7 @@ def _collector_off() -> Iterator[None]:
 
 
 def _search(
-    first: W, moves_of: Callable[[W], Iterable[tuple[str, Callable[[], W]]]], check: Callable[[W], object]
+    first: W, moves_of: Callable[[W], Iterable[tuple[str, Callable[[], W]]]], check: Callable[[W], object], until: str
 ) -> Explored:
     seen = {hash(first)}
     origins: list[tuple[int, str]] = [(-1, "")]
@@ -87,9 +89,15 @@ def _search(
                 seen.add(mark)
                 origins.append((number, told))
                 reached.append((len(origins) - 1, after))
+                if until and told.startswith(until):
+                    return Explored(len(seen), steps, depth + 1, kinds=_kinds(origins))
         frontier = reached
         depth += bool(reached)
-    return Explored(len(seen), steps, depth, kinds=frozenset(told for _, told in origins))
+    return Explored(len(seen), steps, depth, kinds=_kinds(origins))
+
+
+def _kinds(origins: Iterable[tuple[int, str]]) -> frozenset[str]:
+    return frozenset(told for _, told in origins)
 
 
 def _trace(origins: list[tuple[int, str]], number: int, last: str) -> tuple[str, ...]:
