@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from understudy.deploy.cli.commands_drain import duration
+from understudy.deploy.cli.every_pool import pools_option
 from understudy.deploy.common.options import (
     EtcdOptions,
     PoolLocation,
@@ -15,7 +16,6 @@ from understudy.deploy.common.options import (
     examples,
     locate_pool,
     output_option,
-    pool_option,
     show,
 )
 from understudy.deploy.common.printable import one_line, say
@@ -53,9 +53,9 @@ NEWEST = 50
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on with new records until Ctrl-C; with -o json one per line.")
 @click.option("--verify", is_flag=True, help="Check that no record is missing or altered, instead of listing them.")
-@pool_option(required=False)
 @etcd_options
 @output_option
+@pools_option(follow="--follow")
 def audit(
     seconds: float | None,
     count: int | None,

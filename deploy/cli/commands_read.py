@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from understudy.deploy.cli.every_pool import pools_option
 from understudy.deploy.cli.watching import watch_option
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.common.key_command import KeyCommand
@@ -41,9 +42,9 @@ POLL_INTERVAL = 0.2
 )
 @watch_option
 @click.option("--load", is_flag=True, help="Print one line per slot with its load, the busiest first.")
-@pool_option(required=False)
 @etcd_options
 @list_output_option
+@pools_option(slot="--slot")
 def table(every: bool, slot: tuple[int, ...], load: bool, pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """Show the slot table: the active, standby and backup members of all slots."""
     from understudy.deploy.inspect.load import read_slot_loads, slot_load_table
@@ -85,9 +86,9 @@ def table(every: bool, slot: tuple[int, ...], load: bool, pool: str | None, etcd
 @click.option("--slot", type=click.IntRange(min=0), help="List only sessions of this slot. Default: all.")
 @shown_option("--limit", type=click.IntRange(1, 10_000), default=50, help="Maximum number of sessions.")
 @watch_option
-@pool_option(required=False)
 @etcd_options
 @list_output_option
+@pools_option(slot="--slot")
 def sessions(slot: int | None, limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """List sessions with slot, size and expiry, ordered by slot."""
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
@@ -168,9 +169,9 @@ def explain(key: str, body: bool, pool: str | None, etcd: EtcdOptions, output: s
 )
 @shown_option("--limit", type=click.IntRange(1, 10_000), default=20, help="Maximum number of failovers.")
 @watch_option
-@pool_option(required=False)
 @etcd_options
 @list_output_option
+@pools_option()
 def failovers(limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """List takeovers and planned handovers, latest first.
 

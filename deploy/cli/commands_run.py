@@ -368,12 +368,12 @@ def sidecar(
     )
 )
 @click.option("--node", required=True, help="Name of this Envoy (its node id), unique in each of its pools.")
-@click.option("--pool", envvar="UNDERSTUDY_POOL", help="Name of the pool.")
+@click.option("--pool", envvar="UNDERSTUDY_POOL", help="Name of the pool. Required without --pools.")
 @click.option(
     "--pools",
     default="",
     metavar="all|NAME,...",
-    help="Serve all pools whose spec has a front, or these, at the ports in their specs. Instead of --pool.",
+    help="Serve all pools whose spec has a front, or these, at the ports in their specs. Default: only --pool.",
 )
 @click.option(
     "--control", multiple=True, required=True, callback=address, help="xDS address of a control server; repeatable."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from understudy.deploy.cli.commands_drain import duration, follow_until_empty, wait_option
+from understudy.deploy.cli.every_pool import pools_option
 from understudy.deploy.cli.watching import watch_option
 from understudy.deploy.common.errors import NegativeAnswer
 from understudy.deploy.common.operator import reason_option, this_operator
@@ -56,10 +57,10 @@ def site() -> None:
     )
 )
 @watch_option
-@pool_option(required=False)
 @etcd_options
 @tls_options
 @list_output_option
+@pools_option()
 def status(pool: str | None, etcd: EtcdOptions, tls: TlsOptions | None, output: str) -> None:
     """Show who serves on which site, what is in sync, what the loss of each site would cost now, and what is degraded.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from understudy.deploy.cli.every_pool import pools_option
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.options import (
     EtcdOptions,
@@ -15,7 +16,6 @@ from understudy.deploy.common.options import (
     examples,
     list_output_option,
     locate_pool,
-    pool_option,
     show,
     shown_option,
 )
@@ -66,9 +66,9 @@ def _window(_: click.Context, parameter: click.Parameter, value: str) -> int:
     type=click.Path(path_type=Path, dir_okay=False),
     help="File for the review as an HTML page. Default: none.",
 )
-@pool_option(required=False)
 @etcd_options
 @list_output_option
+@pools_option(source="--from", spec_file="--spec", html="--html")
 def slo(
     window: int,
     source: str | None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from understudy.deploy.cli.every_pool import pools_option
 from understudy.deploy.cli.watching import watch_option
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.common.operator import reason_option, this_operator
@@ -58,9 +59,9 @@ def slots() -> None:
     )
 )
 @watch_option
-@pool_option(required=False)
 @etcd_options
 @list_output_option
+@pools_option()
 def waiting(pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """List the slots that nobody serves because all processes with their newest writes are gone.
 

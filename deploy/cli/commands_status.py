@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from understudy.deploy.cli.every_pool import pools_option
 from understudy.deploy.cli.watching import watch_option
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.options import (
@@ -18,7 +19,6 @@ from understudy.deploy.common.options import (
     examples,
     list_output_option,
     locate_pool,
-    pool_option,
     show,
     tls_options,
 )
@@ -51,10 +51,10 @@ LAST_KNOWN_EXIT_CODE = 3
     help="HTTP addresses of control servers, used when etcd does not answer. Default: those of the local pool.",
 )
 @watch_option
-@pool_option(required=False)
 @etcd_options
 @tls_options
 @list_output_option
+@pools_option()
 def status(
     xds: bool,
     sync: bool,

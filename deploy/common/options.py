@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -322,21 +323,47 @@ def show(
     draw: Callable[[Any], Any],
     names: Callable[[Any], Iterable[object]] = lambda _: (),
 ) -> None:
-    """Print a view as JSON, as YAML, as a table, or only the ``names`` in it, one per line."""
-    if output == "json":
+    """Print a view as JSON, as YAML, as a table, or only the ``names`` in it, one per line.
+
+    In a :data:`SECTION`, JSON and YAML are collected, and names get the pool in front.
+    """
+    section = SECTION.get()
+    if section is not None and output in ("json", "yaml"):
+        section.views.append(view)
+    elif output == "json":
         click.echo(json.dumps(view, indent=2))
     elif output == "yaml":
-        click.echo(_as_yaml(view), nl=False)
+        click.echo(as_yaml(view), nl=False)
     elif output == "name":
         for name in names(view):
-            say(str(name))
+            say(f"{section.pool}/{name}" if section else str(name))
     else:
         from understudy.deploy.common.console_style import Terminal
 
         Terminal().print(draw(printable_view(view)))
 
 
-def _as_yaml(view: Mapping[str, Any]) -> str:
+class Section(msgspec.Struct):
+    """The output for one of several pools."""
+
+    pool: str
+    views: list[Mapping[str, Any]] = msgspec.field(default_factory=list)
+
+    def document(self, exit_code: int, error: str) -> dict[str, Any]:
+        """What ``-o json`` has of the pool: its view, and with which exit code or error the command ended for it."""
+        found: dict[str, Any] = {"pool": self.pool, "exit_code": exit_code}
+        if error:
+            found["error"] = error
+        for view in self.views:
+            found |= view
+        return found
+
+
+SECTION: ContextVar[Section | None] = ContextVar("SECTION", default=None)
+"""The pool that a command is run for, if it is run for several (``--pool all``)."""
+
+
+def as_yaml(view: Mapping[str, Any]) -> str:
     """The data of ``-o json`` in YAML. As in JSON, no text is folded, and non-ASCII characters are escaped."""
     import yaml
 
