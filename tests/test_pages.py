@@ -10,7 +10,7 @@ import yaml
 from tests.harness.places import ROOT
 from understudy.deploy.cli.main import COMMANDS
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
-from understudy.statesync.pool.spec import CheckSpec, Mesh, PoolSpec
+from understudy.statesync.pool.spec import Balance, CheckSpec, Mesh, PoolSpec
 from understudy.statesync.pool.spec_front import Front
 from understudy.statesync.pool.spec_reader import parse_spec
 from understudy.statesync.pool.spec_tcp import Tcp
@@ -20,7 +20,7 @@ SHOWN = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0]
 DEFAULTS = re.findall(
     r"^\| `([a-z_.*]+)` \| ([^|]+) \| ([^|]+) \|$", PAGE.partition("## Command line")[0], re.MULTILINE
 )
-TOLD_OTHERWISE = ("objectives.*", "checks.*", "members.*", "front.*")
+TOLD_OTHERWISE = ("objectives.*", "checks.*", "members.*", "front.*", "balance.over")
 """Rows whose defaults the spec on the page, or another class than the spec, has."""
 MILLISECONDS = {"ms": 1, "s": 1000, "": 1}
 A_FILE = re.compile(r"`((?:deploy|xds|proxy|statesync|telemetry|tests|bench)/[\w./-]+\.\w+)`")
@@ -30,7 +30,7 @@ def test_the_spec_on_the_page_has_every_key_that_a_spec_may_have() -> None:
     shown = yaml.safe_load(SHOWN)
     everything = PoolSpec(pool="cart").model_dump()
     everything |= {"tcp": Tcp().model_dump(), "mesh": Mesh(host="a.b").model_dump()}
-    everything |= {"front": Front(port=80).model_dump()}
+    everything |= {"front": Front(port=80).model_dump(), "balance": Balance().model_dump()}
     assert keys_of(shown) - {"members.cart-1"} == keys_of(everything)
     assert {key for check in shown["checks"] for key in check} == CheckSpec.model_fields.keys()
 
@@ -43,6 +43,7 @@ def keys_of(mapping: dict[str, Any]) -> set[str]:
 
 def test_every_value_on_the_page_is_the_default_where_there_is_one() -> None:
     shown = yaml.safe_load(SHOWN)
+    assert Balance.model_validate(shown.pop("balance")) == Balance()
     for example in ("tenant", "members", "tcp", "checks", "mesh", "durability_rules", "front"):
         del shown[example]
     del shown["objectives"]["rpo_async_writes"]
@@ -54,7 +55,7 @@ def test_every_value_on_the_page_is_the_default_where_there_is_one() -> None:
 
 @pytest.mark.parametrize(("key", "default"), [row[:2] for row in DEFAULTS if row[0] not in TOLD_OTHERWISE])
 def test_the_table_tells_the_defaults_of_the_code(key: str, default: str) -> None:
-    found = reduce(getattr, key.removesuffix(".*").split("."), PoolSpec(pool="cart"))
+    found = reduce(getattr, key.removesuffix(".*").split("."), PoolSpec(pool="cart", balance=Balance()))
     if isinstance(found, str):
         assert default == f"`{found}`"
         return

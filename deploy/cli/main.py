@@ -45,6 +45,10 @@ SECTIONS = {
         "drain": ("understudy.deploy.cli.commands_drain", "Take a member out of service; no request fails."),
         "undrain": ("understudy.deploy.cli.commands_drain", "Bring a drained member back into service."),
         "site": ("understudy.deploy.cli.commands_site", "Take a whole site out of service, or bring it back."),
+        "rebalance": (
+            "understudy.deploy.cli.commands_rebalance",
+            "Plan and make moves of slots that even the load out.",
+        ),
         "slots": ("understudy.deploy.cli.commands_slots", "List slots whose newest writes are lost; revive them."),
         "checks": ("understudy.deploy.cli.commands_checks", "Register, report and list the health checks of a member."),
         "drill": ("understudy.deploy.cli.commands_drill", "Inject a fault and report what clients saw."),

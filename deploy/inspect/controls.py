@@ -37,12 +37,15 @@ async def ask_control(address: str, path: str, pool: str = "") -> Any:  # noqa: 
 
     Give the ``pool`` that the path is about: the server may serve several.
     """
-    path = f"{path}?pool={pool}" if pool else path
+    path = f"{path}{'&' if '?' in path else '?'}pool={pool}" if pool else path
     try:
         async with asyncio.timeout(HTTP_TIMEOUT):
             status, content = await asyncio.to_thread(_get, address, path)
         if status != HTTPStatus.OK:
-            raise AdminError(address, f"{path} answered {status}{_remedy(status)}")
+            raise AdminError(
+                address,
+                _detail(content) if status == HTTPStatus.CONFLICT else f"{path} answered {status}{_remedy(status)}",
+            )
         return read_json(content)
     except (OSError, HTTPException, TimeoutError, ValueError) as error:
         raise AdminError(address, str(error) or "no answer in time") from None
@@ -53,6 +56,15 @@ def _remedy(status: int) -> str:
     if status == HTTPStatus.UNAUTHORIZED:
         return f": give a token that its rights file knows ({TOKEN_VARIABLE}), or a certificate (UNDERSTUDY_TLS_CERT)"
     return ": its rights file does not give you this right" if status == HTTPStatus.FORBIDDEN else ""
+
+
+def _detail(content: bytes) -> str:
+    """What a problem document says; '' if it is none."""
+    with contextlib.suppress(ValueError):
+        problem = read_json(content)
+        if isinstance(problem, dict) and isinstance(problem.get("detail"), str):
+            return str(problem["detail"])
+    return ""
 
 
 def _get(address: str, path: str) -> tuple[int, bytes]:

@@ -108,6 +108,21 @@ class PoolKeys:
         return f"{self.prefix}failovers/"
 
     @cached_property
+    def moves(self) -> str:
+        """Prefix of the last rebalance. It stands between the failovers and the owners, which are watched together."""
+        return f"{self.prefix}moves/"
+
+    @cached_property
+    def move_plan(self) -> str:
+        """The plan of the last rebalance."""
+        return f"{self.moves}plan"
+
+    @cached_property
+    def move_progress(self) -> str:
+        """How far that plan is carried out."""
+        return f"{self.moves}progress"
+
+    @cached_property
     def probes(self) -> str:
         """Prefix of the keys that are written only to see when a member has applied their revision."""
         return f"{self.prefix}probes/"

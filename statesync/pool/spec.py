@@ -268,6 +268,23 @@ def _off(value: object) -> object:
 Predictive = Annotated[Literal["off", "warn", "move"], BeforeValidator(_off)]
 """What is done about a member that will fail soon by the trend of what it uses (docs/operations.md#forecasts)."""
 
+_OFF_SAID = {"enum": ["off", "plan", "auto", False]}
+
+
+class Balance(_Strict):
+    """By what the slots are shared among the members; ``docs/placement.md`` explains it.
+
+    ``by``: so that members have even numbers of slots (``count``), or an even load. ``over``: how far a member's load
+    may be above its share. ``mode``: ``auto`` moves slots by itself, up to ``moves_per_hour``; ``plan`` only says that
+    a plan would help; ``off`` does neither. An operator's plans are carried out in all modes.
+    """
+
+    by: Literal["count", "requests", "sessions", "bytes", "cpu"] = "count"
+    over: Annotated[Share, Field(ge=0.01)] = 0.2
+    mode: Annotated[Literal["off", "plan", "auto"], BeforeValidator(_off), WithJsonSchema(_OFF_SAID)] = "plan"
+    moves_per_hour: Annotated[int, Field(ge=1, le=100_000)] = 60
+
+
 NEWER_KEYS = ("durability_rules", "predictive")
 """Keys that release 0.1.0 does not know."""
 
@@ -305,6 +322,7 @@ class PoolSpec(_Strict):
     checks: Annotated[tuple[CheckSpec, ...], Field(max_length=20)] = ()
     mesh: Mesh | None = None
     front: Front | None = None
+    balance: Balance | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -355,6 +373,12 @@ class PoolSpec(_Strict):
         return self
 
     @model_validator(mode="after")
+    def _shares_what_it_balances(self) -> "PoolSpec":
+        if self.mode == "active_standby" and self.balances_by_load:
+            raise ValueError("balance: in mode active_standby one member has all slots; leave balance out")
+        return self
+
+    @model_validator(mode="after")
     def _distinct_checks(self) -> "PoolSpec":
         names = [check.name for check in self.checks]
         if len(set(names)) < len(names):
@@ -372,6 +396,11 @@ class PoolSpec(_Strict):
     def front_use(self) -> FrontUse | None:
         """What this pool wants of front Envoys that serve several pools; None if they do not serve it."""
         return FrontUse(self.pool, self.front, self.tcp is not None) if self.front else None
+
+    @property
+    def balances_by_load(self) -> bool:
+        """Whether slots are shared by load, and not by their number."""
+        return self.balance is not None and self.balance.by != "count"
 
     @property
     def from_memory(self) -> bool:

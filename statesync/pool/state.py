@@ -19,6 +19,7 @@ from understudy.statesync.etcd.client import Event, Kv
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.parsing.stored import brief
 from understudy.statesync.pool.keys import PoolKeys, slot_in
+from understudy.statesync.pool.rebalance import MovePlan, MoveProgress
 from understudy.statesync.pool.records import (
     ControlServer,
     FailoverRecord,
@@ -54,6 +55,7 @@ class Changed(Flag):
     FAILOVERS = auto()
     INTENTS = auto()
     SYNC_SETS = auto()
+    MOVES = auto()
 
 
 class At(msgspec.Struct, Generic[T], frozen=True):
@@ -70,6 +72,8 @@ class PoolState(msgspec.Struct):
     spec: At[PoolSpec] | None = None
     table: At[Table] | None = None
     leader: At[str] | None = None
+    move_plan: At[MovePlan] | None = None
+    move_progress: At[MoveProgress] | None = None
     members: dict[str, At[Member]] = msgspec.field(default_factory=dict)
     owners: dict[int, At[Owner]] = msgspec.field(default_factory=dict)
     sync_sets: dict[int, At[SyncRecord]] = msgspec.field(default_factory=dict)
@@ -96,7 +100,13 @@ class PoolState(msgspec.Struct):
         """Every known record: its key in etcd, its revision, and a function that encodes its value."""
         keys = self.keys
         found: list[tuple[str, int, Callable[[], bytes]]] = []
-        for key, one in ((keys.spec, self.spec), (keys.leader, self.leader), (keys.table, self.table)):
+        for key, one in (
+            (keys.spec, self.spec),
+            (keys.leader, self.leader),
+            (keys.table, self.table),
+            (keys.move_plan, self.move_plan),
+            (keys.move_progress, self.move_progress),
+        ):
             if one is not None:
                 found.append((key, one.revision, one.record.encode))
         for prefix, records in (
@@ -164,7 +174,7 @@ class PoolState(msgspec.Struct):
         return [(trace, [at.record for at in parts]) for trace, parts in newest]
 
     def _forget_all(self) -> None:
-        self.spec = self.table = self.leader = None
+        self.spec = self.table = self.leader = self.move_plan = self.move_progress = None
         named = (self.members, self.controls, self.failovers, self.intents, self.sites)
         for records in (*named, self.owners, self.sync_sets, self.revivals, self.faults, self.unreadable):
             records.clear()
@@ -209,7 +219,18 @@ class PoolState(msgspec.Struct):
         if key.startswith(keys.revivals):
             _keep(self.revivals, _just_slot_in(key, keys.revivals), Revival, event)
             return Changed.INTENTS
+        if key.startswith(keys.moves):
+            return self._decode_moves(key, kv)
         return self._decode_named(key, event)
+
+    def _decode_moves(self, key: str, kv: Kv | None) -> Changed:
+        if key == self.keys.move_plan:
+            self.move_plan = At(MovePlan.decode(kv.value), kv.mod_revision) if kv else None
+        elif key == self.keys.move_progress:
+            self.move_progress = At(MoveProgress.decode(kv.value), kv.mod_revision) if kv else None
+        else:
+            return Changed.NOTHING
+        return Changed.MOVES
 
     def _decode_spec(self, kv: Kv) -> At[PoolSpec]:
         spec, unknown = decode_known_spec(kv.value)

@@ -19,7 +19,6 @@ from prometheus_client import CollectorRegistry
 
 from understudy.statesync.heartbeat.adaptive_timeout import LOAD_WINDOW
 from understudy.statesync.parsing.strict_json import whole_number
-from understudy.statesync.pool.records import MemberState
 from understudy.statesync.pool.state import PoolState
 from understudy.telemetry.metrics.phase_metrics import expose
 from understudy.telemetry.store.schema import StoreError
@@ -28,8 +27,9 @@ from understudy.telemetry.tracing.ids import is_trace_id
 from understudy.xds.control.front_view import fronts_view
 from understudy.xds.control.http_access import RightsFile, rights_of, rights_wanted
 from understudy.xds.control.last_read import heartbeats_view, records_text
-from understudy.xds.control.load_view import load_view, member_load_view
+from understudy.xds.control.load_api import LoadApi, load_status
 from understudy.xds.control.pool_service import PoolService
+from understudy.xds.control.replies import json_reply, problem_reply
 from understudy.xds.control.rights import EVERY, Right, Rights, may
 from understudy.xds.control.served_pools import Pools, not_served
 from understudy.xds.control.visible_traces import of_pools, pool_named
@@ -66,7 +66,7 @@ class Admin:
 
     def app(self) -> web.Application:
         """An aiohttp application with all routes."""
-        app = web.Application(middlewares=[_problems, rights_wanted(self._rights, _problem)])
+        app = web.Application(middlewares=[_problems, rights_wanted(self._rights, problem_reply)])
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
@@ -78,7 +78,7 @@ class Admin:
                 web.get("/v1/xds", self._xds),
                 web.get("/v1/fronts", self._front_envoys),
                 web.get("/v1/table", self._table),
-                web.get("/v1/load", self._load),
+                *LoadApi(self._service).routes(),
                 web.get("/v1/records", self._records),
                 web.get("/v1/failovers", self._failovers),
                 web.get("/v1/traces", self._traces),
@@ -90,16 +90,16 @@ class Admin:
         return app
 
     async def _healthz(self, _request: web.Request) -> web.Response:
-        return _json({"status": "ok", "control": self._name})
+        return json_reply({"status": "ok", "control": self._name})
 
     async def _readyz(self, request: web.Request) -> web.Response:
         """Ready or not; the reason may name a pool, so it is for those who see all pools, or that pool."""
         named = "pool" in request.query
         reason = self._service(request).unready() if named else self._pools.unready()
         if not reason:
-            return _json({"status": "ready"})
+            return json_reply({"status": "ready"})
         shown = named or may(rights_of(request), EVERY, Right.READER)
-        return _problem(503, "not-ready", "not ready", reason if shown else "a pool is starting")
+        return problem_reply(503, "not-ready", "not ready", reason if shown else "a pool is starting")
 
     def _service(self, request: web.Request, needed: Right = Right.READER) -> PoolService:
         """The pool that a request is about: ``?pool=NAME``, or the only one of this process.
@@ -149,12 +149,12 @@ class Admin:
 
     async def _listed(self, request: web.Request) -> web.Response:
         """The pools of this process: whether each is ready for Envoys and led from here, and what is wrong with it."""
-        return _json({"control": self._name, "pools": self._rows(request)})
+        return json_reply({"control": self._name, "pools": self._rows(request)})
 
     async def _targets(self, request: web.Request) -> web.Response:
         """What Prometheus scrapes here, for its HTTP service discovery: the process, and each pool of several."""
         own = {"targets": [request.host], "labels": {"instance": self._name}}
-        return _json(
+        return json_reply(
             [
                 *([own] if self._limited_to(request) is None else []),
                 *(
@@ -172,7 +172,7 @@ class Admin:
         controller, leadership, now = service.controller, service.leadership, service.now_ns()
         state_builder, informer = controller.state_builder, controller.informer
         cluster = state_builder.current()
-        return _json(
+        return json_reply(
             {
                 "control": self._name,
                 "pool": service.pool,
@@ -214,17 +214,17 @@ class Admin:
                     for member, (cause, seconds) in controller.missing.items()
                 ],
                 "heartbeats": heartbeats_view(controller.detector, now),
-                "load": [member_load_view(name, one) for name, one in controller.loads.current(now).members.items()],
+                **load_status(service),
                 "controls": {name: dataclasses.asdict(at.record) for name, at in state_builder.state.controls.items()},
             }
         )
 
     async def _xds(self, request: web.Request) -> web.Response:
-        return _json(self._service(request).envoys())
+        return json_reply(self._service(request).envoys())
 
     async def _front_envoys(self, request: web.Request) -> web.Response:
         service = self._service(request)
-        return _json(fronts_view(service.controller.state_builder.current(), service.fronts, time.time()))
+        return json_reply(fronts_view(service.controller.state_builder.current(), service.fronts, time.time()))
 
     async def _metrics(self, request: web.Request) -> web.Response:
         """The metrics of this process; with ``?pool=NAME`` those of one of its pools.
@@ -242,20 +242,15 @@ class Admin:
     async def _table(self, request: web.Request) -> web.Response:
         cluster = self._service(request).controller.state_builder.current()
         if cluster is None or cluster.table is None:
-            return _problem(404, "no-table", "no slot table", "the pool has no slot table yet")
-        return _json(table_view(cluster))
-
-    async def _load(self, request: web.Request) -> web.Response:
-        service = self._service(request)
-        controller = service.controller
-        return _json(load_view(controller.loads.current(service.now_ns()), controller.state_builder.current()))
+            return problem_reply(404, "no-table", "no slot table", "the pool has no slot table yet")
+        return json_reply(table_view(cluster))
 
     async def _records(self, request: web.Request) -> web.Response:
         """The pool's records as this server last read them, and for how long etcd has been silent since."""
         service = self._service(request)
         state_builder, informer = service.controller.state_builder, service.controller.informer
         if not informer.synced.is_set():
-            return _problem(503, "not-ready", "not ready", service.unready())
+            return problem_reply(503, "not-ready", "not ready", service.unready())
         head = {
             "control": self._name,
             "pool": service.pool,
@@ -267,16 +262,16 @@ class Admin:
         return web.Response(text=text, content_type="application/json")
 
     async def _failovers(self, request: web.Request) -> web.Response:
-        return _json({"failovers": failovers_view(self._service(request).controller.state_builder.state)})
+        return json_reply({"failovers": failovers_view(self._service(request).controller.state_builder.state)})
 
     async def _traces(self, request: web.Request) -> web.Response:
         limit = whole_number(request.query.get("limit", "50"), MOST_LISTED)
         if not limit:
-            return _problem(400, "bad-limit", "bad limit", f"limit: 1 to {MOST_LISTED}")
+            return problem_reply(400, "bad-limit", "bad limit", f"limit: 1 to {MOST_LISTED}")
         traces, limited = await self._store.traces(limit), self._limited_to(request)
         if limited is not None:
             traces = [trace for trace in traces if pool_named(trace.attributes) in limited]
-        return _json({"traces": [dataclasses.asdict(trace) for trace in traces]})
+        return json_reply({"traces": [dataclasses.asdict(trace) for trace in traces]})
 
     async def _spans(self, request: web.Request) -> web.Response:
         """Spans of the first :data:`TRACES_PER_PAGE` traces that began in ``[since, until)`` (ns since 1970).
@@ -285,7 +280,7 @@ class Admin:
         """
         bounds = _window(request)
         if bounds is None:
-            return _problem(400, "bad-window", "bad window", "since and until: ns since 1970")
+            return problem_reply(400, "bad-window", "bad window", "since and until: ns since 1970")
         since, until = bounds
         spans = await self._store.window(since, until, TRACES_PER_PAGE)
         begun: dict[str, int] = {}
@@ -303,7 +298,7 @@ class Admin:
         """
         bounds = _window(request)
         if bounds is None:
-            return _problem(400, "bad-window", "bad window", "since and until: ns since 1970")
+            return problem_reply(400, "bad-window", "bad window", "since and until: ns since 1970")
         since, until = bounds
         reports = await self._store.logs(since, until, RECORDS_PER_PAGE)
         counts = await self._store.counts(since, until, RECORDS_PER_PAGE)
@@ -319,11 +314,11 @@ class Admin:
     async def _trace(self, request: web.Request) -> web.Response:
         trace = request.match_info["trace"].lower()
         if not is_trace_id(trace):
-            return _problem(400, "bad-trace", "not a trace id", "a trace id is 32 hex digits, not all 0")
+            return problem_reply(400, "bad-trace", "not a trace id", "a trace id is 32 hex digits, not all 0")
         spans = of_pools(await self._store.trace(trace), self._limited_to(request))
         if not spans:
-            return _problem(404, "no-trace", "no such trace", f"nothing is stored of trace {trace}")
-        return _json({"trace": trace, "spans": [dataclasses.asdict(span) for span in spans]})
+            return problem_reply(404, "no-trace", "no such trace", f"nothing is stored of trace {trace}")
+        return json_reply({"trace": trace, "spans": [dataclasses.asdict(span) for span in spans]})
 
 
 def _window(request: web.Request) -> tuple[int, int] | None:
@@ -435,20 +430,11 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     try:
         return await handler(request)
     except web.HTTPException as error:
-        return _problem(error.status, "http", error.reason, f"{request.method} {request.path}")
+        return problem_reply(error.status, "http", error.reason, f"{request.method} {request.path}")
     except _RefusedError as error:
-        return _problem(*error.problem)
+        return problem_reply(*error.problem)
     except StoreError as error:
-        return _problem(503, "trace-store", "the trace store cannot be read", str(error))
-
-
-def _problem(status: int, kind: str, title: str, detail: str) -> web.Response:
-    body = {"type": f"urn:understudy:{kind}", "title": title, "status": status, "detail": detail}
-    return web.Response(status=status, text=json.dumps(body), content_type="application/problem+json")
-
-
-def _json(value: Any) -> web.Response:  # noqa: ANN401 - whatever the builders above make
-    return web.Response(text=json.dumps(value, default=_plain), content_type="application/json")
+        return problem_reply(503, "trace-store", "the trace store cannot be read", str(error))
 
 
 async def _json_of_many(head: dict[str, Any], **records: Sequence[Any]) -> web.Response:
@@ -469,11 +455,3 @@ async def _json_of_many(head: dict[str, Any], **records: Sequence[Any]) -> web.R
 
 def _fields(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass with slots
     return {name: getattr(record, name) for name in record.__slots__}
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON's way to ask for what it does not know
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if isinstance(value, MemberState):
-        return str(value)
-    return dict(value) if hasattr(value, "keys") else list(value)

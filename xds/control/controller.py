@@ -31,6 +31,7 @@ from understudy.telemetry.tracing.setup import Telemetry
 from understudy.xds.control.decision_log import DecisionLog
 from understudy.xds.control.election import Leadership
 from understudy.xds.control.leader import Leader
+from understudy.xds.control.rebalancer import Rebalancer
 from understudy.xds.membership.answer_times import AnswerTimes
 from understudy.xds.membership.failure_detector import FailureDetector
 from understudy.xds.membership.heartbeat_server import HeartbeatServer
@@ -145,6 +146,7 @@ class Controller:
             etcd_well_since=lambda: telemetry.clock.at_ns(self.informer.well_since),
             settle=timing.settle,
         )
+        self.rebalancer = Rebalancer(client, keys, leadership, self.state_builder)
 
     @property
     def loads(self) -> LoadBook:
@@ -158,6 +160,7 @@ class Controller:
             "heartbeats": self.heartbeat.run(),
             "publisher": self.publisher.run(),
             "leader": self.leader.run(),
+            "rebalance": self.rebalancer.run(),
             "audit retention": self._log.run(),
             "failover tracer": self.tracer.run(),
         }
@@ -170,6 +173,7 @@ class Controller:
     def leadership_changed(self) -> None:
         """This server began or ceased to lead."""
         self.leader.wake()
+        self.rebalancer.wake()
 
     def on_delivery(self, delivery: Delivery) -> None:
         """An Envoy acknowledged a response."""
@@ -242,6 +246,7 @@ class Controller:
     def _wake_services(self) -> None:
         self.publisher.wake()
         self.leader.wake()
+        self.rebalancer.wake()
         self.tracer.wake()
 
     def _timeouts(self) -> DetectorTimeouts:

@@ -110,6 +110,6 @@ def act_of(plan: TablePlan) -> Act:
     rest = len({move.slot for move in plan.moves if move.role != "active"})
     detail = f"{active} slots get another active, {rest} another standby or backup" if plan.moves else "no slot moves"
     reasons = [f"{member} is lost: {table.lost[member].cause}" for member in plan.newly_lost]
-    reasons += [table.cause] if table.cause else []
+    reasons += [f"{table.cause}: {plan.why}" if plan.why else table.cause] if table.cause else []
     why = "; ".join(reasons) or ("first table" if table.generation == 1 else "members or spec changed")
     return Act(f"table {table.generation}", detail, why)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from understudy.statesync.pool.addresses import split_address
+from understudy.statesync.pool.rebalance import Approved
 from understudy.statesync.pool.records import Leaving, Lost, Member, MemberState, Owner, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.tracing.ids import takeover_seed
@@ -35,6 +36,7 @@ class ClusterState:
         leaving: the members that are to own nothing because they will fail soon (``predictive: move``).
         late: whether most members that beat here are too busy to answer soon.
         answer_ms: nearly all answers came within this time, as far as Envoys report here.
+        approved: who should be active for which slot by the rebalance in force, if there is one.
     """
 
     spec: PoolSpec
@@ -51,6 +53,7 @@ class ClusterState:
     leaving: Mapping[str, Leaving] = field(default_factory=dict)
     late: bool = False
     answer_ms: int = 0
+    approved: Approved | None = None
 
     def state(self, member: str) -> MemberState:
         """The member's state as it counts for slots.

@@ -13,6 +13,7 @@ from dataclasses import replace
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.predicted import leaving_members
+from understudy.statesync.pool.rebalance import Approved, in_force
 from understudy.statesync.pool.records import NO_ETCD, Leaving, Member, MemberState, Owner, Phase
 from understudy.statesync.pool.spec import PoolSpec, SpecError, refuse_contradiction
 from understudy.statesync.pool.state import At, PoolState
@@ -130,8 +131,13 @@ class StateBuilder:
             cut_off=frozenset(name for name, member in members.items() if self._cut_off(member)),
             late=self._detector.most_late,
             answer_ms=self._answer_ms,
+            approved=self._approved(spec),
         )
         return replace(cluster, leaving=_leaving(cluster)) if spec.predictive == "move" else cluster
+
+    def _approved(self, spec: PoolSpec) -> Approved | None:
+        plan, progress = self.state.move_plan, self.state.move_progress
+        return in_force(spec, plan.record if plan else None, progress.record if progress else None)
 
     def _cut_off(self, member: Member) -> bool:
         health = self._detector.members.get((member.member, member.boot))

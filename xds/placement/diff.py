@@ -45,13 +45,18 @@ class Share(msgspec.Struct, frozen=True):
 
 
 class MoveInputs(msgspec.Struct, frozen=True):
-    """The inputs of a decision. ``shares`` is empty in a mode without shares (active_standby)."""
+    """The inputs of a decision. ``shares`` is empty in a mode without shares (active_standby).
+
+    ``approved`` has the active of each slot by the plan in force, if there is one, and ``plan`` names that plan.
+    """
 
     known: Sequence[KnownMember]
     before: Sequence[tuple[str, ...]]
     after: Sequence[tuple[str, ...]]
     current: Mapping[int, str] = msgspec.field(default_factory=dict)
     shares: Mapping[str, Share] = msgspec.field(default_factory=dict)
+    approved: Sequence[str] = ()
+    plan: str = ""
 
 
 def explain(facts: MoveInputs) -> tuple[Move, ...]:
@@ -98,6 +103,8 @@ class _Explanation:
             return self._absence(source)
         if target == owner:
             return f"{target} owns the slot"
+        if self._inputs.approved and self._inputs.approved[slot] == target:
+            return self._inputs.plan
         if not shares:
             return f"{target} is first in line"
         if self._kept[owner] > shares[owner].most:

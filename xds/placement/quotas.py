@@ -77,7 +77,11 @@ class _Balance(msgspec.Struct):
 
 
 def choose_actives(
-    weights: Sequence[int], current: list[int], wishes: Sequence[Sequence[int]], planned: Sequence[bool]
+    weights: Sequence[int],
+    current: list[int],
+    wishes: Sequence[Sequence[int]],
+    planned: Sequence[bool],
+    quotas: Sequence[Quota] | None = None,
 ) -> list[int]:
     """The active member of each slot.
 
@@ -86,9 +90,10 @@ def choose_actives(
         current: per slot the present active, or -1 for an orphan.
         wishes: per slot the members that should get it rather than others if it changes, best first.
         planned: per slot whether it is already moving to its first wish.
+        quotas: per member, other quotas than those of its weight.
     """
     slots, total = len(current), sum(weights)
-    quotas = [quota(slots, weight, total) for weight in weights]
+    quotas = quotas or [quota(slots, weight, total) for weight in weights]
     counts = [0] * len(weights)
     for member in current:
         if member >= 0:

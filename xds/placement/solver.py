@@ -11,13 +11,15 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from understudy.statesync.pool.rebalance import Approved
 from understudy.statesync.pool.records import MemberState, Table
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.xds.placement.by_plan import ByPlan
 from understudy.xds.placement.diff import Move, MoveInputs, Share, explain
 from understudy.xds.placement.quotas import choose_actives, quota
 from understudy.xds.placement.spread import EligibleMembers, Row, column_bounds, spread
 
-__all__ = ["Candidate", "Decision", "Move", "decide"]
+__all__ = ["Candidate", "Decision", "Move", "decide", "weight_of"]
 
 Orders = tuple[tuple[str, ...], ...]
 
@@ -45,6 +47,7 @@ def decide(
     previous: Table,
     *,
     current: Mapping[int, str] | None = None,
+    approved: Approved | None = None,
 ) -> Decision:
     """The next slot table.
 
@@ -59,6 +62,8 @@ def decide(
         previous: the table in force; without orders for a new pool.
         current: who is active by the owner records. It counts more than ``previous`` where that member may hold
             slots.
+        approved: the actives by the plan in force. Where they may hold slots, they count more than all else. Members
+            that the plan does not know get their even share of the rest, and others keep what they have.
     """
     before = tuple(previous.orders[slot] if slot < previous.slots else () for slot in range(spec.slots))
     known = sorted(candidates, key=lambda candidate: candidate.member)
@@ -67,13 +72,14 @@ def decide(
         names = {candidate.member for candidate in known}
         orders = tuple(tuple(member for member in order if member in names) for order in before)
         return Decision(orders, explain(MoveInputs(known, before, orders)))
-    orders = _Assignment(spec, field, before, current or {}).orders()
+    orders = _Assignment(spec, field, before, current or {}, approved).orders()
     shares = _shares(spec, field) if spec.mode == "load_sharing" else {}
-    return Decision(orders, explain(MoveInputs(known, before, orders, current or {}, shares)))
+    actives, plan = (approved.actives, approved.why) if approved else ((), "")
+    return Decision(orders, explain(MoveInputs(known, before, orders, current or {}, shares, actives, plan)))
 
 
 def _shares(spec: PoolSpec, field: Sequence[Candidate]) -> dict[str, Share]:
-    weights = {candidate.member: _weight(spec, candidate) for candidate in field}
+    weights = {candidate.member: weight_of(spec, candidate) for candidate in field}
     total = sum(weights.values())
     return {
         member: Share((2 * spec.slots * weight + total) // (2 * total), quota(spec.slots, weight, total).most)
@@ -81,7 +87,8 @@ def _shares(spec: PoolSpec, field: Sequence[Candidate]) -> dict[str, Share]:
     }
 
 
-def _weight(spec: PoolSpec, candidate: Candidate) -> int:
+def weight_of(spec: PoolSpec, candidate: Candidate) -> int:
+    """The weight of a member: that of the spec, else its own."""
     override = spec.members.get(candidate.member)
     return candidate.weight if override is None or override.weight is None else override.weight
 
@@ -94,7 +101,14 @@ def _priority(spec: PoolSpec, candidate: Candidate) -> int:
 class _Assignment:
     """One decision under way, with members as numbers in the order of their names."""
 
-    def __init__(self, spec: PoolSpec, field: Sequence[Candidate], before: Orders, current: Mapping[int, str]) -> None:
+    def __init__(
+        self,
+        spec: PoolSpec,
+        field: Sequence[Candidate],
+        before: Orders,
+        current: Mapping[int, str],
+        approved: Approved | None = None,
+    ) -> None:
         self.names = [candidate.member for candidate in field]
         self.sites = [candidate.site for candidate in field]
         self.slots = spec.slots
@@ -105,7 +119,11 @@ class _Assignment:
             number.get(current.get(slot, ""), order[0] if order else -1) for slot, order in enumerate(self.before)
         ]
         self.holders = [self._holders(slot) for slot in range(self.slots)]
-        self.weights = [_weight(spec, candidate) for candidate in field]
+        self.weights = [weight_of(spec, candidate) for candidate in field]
+        self.by_plan: ByPlan | None = None
+        if approved is not None and spec.mode == "load_sharing":
+            self.by_plan = ByPlan(approved, number, self.weights)
+            self.present = self.by_plan.actives(self.present)
         self.rank: list[int] | None = None
         if spec.mode == "active_standby":
             self.rank = self._ranks([_priority(spec, candidate) for candidate in field])
@@ -116,13 +134,16 @@ class _Assignment:
         """Fill the roles one after the other."""
         weights = self._eligible_members(range(len(self.names))).weights
         actives = choose_actives(
-            [weights.get(member, 0) for member in range(len(self.names))],
+            [weights.get(member, 0) for member in range(len(self.names))]
+            if self.by_plan is None
+            else self.by_plan.weights,
             self.present,
             [[member for member in self.holders[slot] if member != self.present[slot]] for slot in range(self.slots)],
             [
                 bool(order) and order[0] >= 0 and order[0] != self.present[slot]
                 for slot, order in enumerate(self.before)
             ],
+            None if self.by_plan is None else self.by_plan.quotas(self.slots),
         )
         orders = [[active] for active in actives]
         if self.copies > 1:
@@ -181,7 +202,8 @@ class _Assignment:
         share = quota(self.slots, 1, len(self.names)) if equal else None
 
         bounds = column_bounds(rows, len(self.names), (share.fewest, share.most) if share else (0, self.slots))
-        for slot, member in spread(rows, bounds, strain if self.rank is None else None).items():
+        strained = self.rank is None and self.by_plan is None  # with a plan, members have different numbers of slots
+        for slot, member in spread(rows, bounds, strain if strained else None).items():
             orders[slot].append(member)
 
     def _add_backups(self, orders: list[list[int]], role: int) -> None:

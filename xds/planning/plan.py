@@ -13,6 +13,7 @@ from dataclasses import replace
 import msgspec
 
 from understudy.statesync.pool.ownership import DRAIN, REBALANCE, site_cause
+from understudy.statesync.pool.rebalance import Approved
 from understudy.statesync.pool.records import Lost, MemberState, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.tracing.ids import trace_seed
@@ -25,11 +26,15 @@ NO_TABLE = Table()
 
 
 class TablePlan(msgspec.Struct, frozen=True):
-    """A table to write, its moves of slots, and the members that it is the first to name lost."""
+    """A table to write, its moves of slots, and the members that it is the first to name lost.
+
+    ``why`` names the rebalance that asks for moves, if one does.
+    """
 
     table: Table
     moves: tuple[Move, ...]
     newly_lost: tuple[str, ...]
+    why: str = ""
 
 
 def next_plan(cluster: ClusterState, at: float, held: frozenset[int] = frozenset()) -> TablePlan | None:
@@ -47,7 +52,7 @@ def next_plan(cluster: ClusterState, at: float, held: frozenset[int] = frozenset
     moves: tuple[Move, ...] = ()
     if any(candidate.state.may_hold_slots for candidate in field):
         found = replace(previous, orders=cluster.orders_as_found())
-        decision = decide(cluster.spec, field, found, current=_current_actives(cluster))
+        decision = decide(cluster.spec, field, found, current=_current_actives(cluster), approved=cluster.approved)
         orders = _with_held_slots(cluster, decision.orders, found.orders, held)
         moves = tuple(move for move in decision.moves if move.slot not in held)
     asks_again = any(
@@ -63,7 +68,8 @@ def next_plan(cluster: ClusterState, at: float, held: frozenset[int] = frozenset
     newly_lost = tuple(m for m, e in sorted(entries.items()) if _boots(previous.lost).get(m) != e.boot)
     traceparent, cause = _planned_moves(cluster, previous, orders, generation)
     table = Table(generation, orders, entries, traceparent, cause, offline, cluster.leaving)
-    return TablePlan(table, moves, newly_lost)
+    plan = cluster.approved.why if cluster.approved else ""
+    return TablePlan(table, moves, newly_lost, plan if any(move.reason == plan for move in moves) else "")
 
 
 def _with_held_slots(
@@ -135,13 +141,14 @@ def _cause(cluster: ClusterState, previous: Table, pending: Mapping[int, str]) -
 
 
 class DecisionInputs(msgspec.Struct, frozen=True):
-    """The inputs that a decision reacts to at once: the spec, the members and their states, and the deaths.
+    """The inputs that a decision reacts to at once: spec, rebalance in force, members and their states, deaths.
 
     Changes of owner are not among them. Most of them carry out what the table says. The others are claims of sidecars
     that come shortly before the death is found here; a decision before that would send slots to the dead member.
     """
 
     spec: PoolSpec
+    approved: Approved | None
     candidates: tuple[Candidate, ...]
     dead: frozenset[MemberBoot]
     beating: frozenset[MemberBoot]
@@ -150,7 +157,7 @@ class DecisionInputs(msgspec.Struct, frozen=True):
 def decision_inputs(cluster: ClusterState) -> DecisionInputs:
     """The inputs in a state of the pool."""
     dead = frozenset((member, death.boot) for member, death in cluster.deaths.items())
-    return DecisionInputs(cluster.spec, tuple(candidates(cluster)), dead, cluster.beating)
+    return DecisionInputs(cluster.spec, cluster.approved, tuple(candidates(cluster)), dead, cluster.beating)
 
 
 class FirstTableTimer(msgspec.Struct, frozen=True):

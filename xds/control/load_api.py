@@ -1,0 +1,59 @@
+"""The part of the admin interface that is about load: ``/v1/load`` and ``/v1/rebalance``. It changes nothing."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from understudy.xds.control.load_view import load_view, member_load_view
+from understudy.xds.control.pool_service import PoolService
+from understudy.xds.control.rebalance_view import asked_balance, plan_view, proposal_view
+from understudy.xds.control.replies import json_reply, problem_reply
+from understudy.xds.planning.proposal import NoProposal, propose
+
+
+class LoadApi:
+    """The handlers; ``service`` finds the pool that a request is about."""
+
+    def __init__(self, service: Callable[[web.Request], PoolService]) -> None:
+        self._service = service
+
+    def routes(self) -> list[web.RouteDef]:
+        """The paths."""
+        return [web.get("/v1/load", self._load), web.get("/v1/rebalance", self._rebalance)]
+
+    async def _load(self, request: web.Request) -> web.Response:
+        service = self._service(request)
+        controller = service.controller
+        return json_reply(load_view(controller.loads.current(service.now_ns()), controller.state_builder.current()))
+
+    async def _rebalance(self, request: web.Request) -> web.Response:
+        """The plan that would help now, with ``?by=`` and ``&over=`` instead of those of the spec."""
+        service = self._service(request)
+        controller, load = service.controller, service.controller.loads.current(service.now_ns())
+        cluster = controller.state_builder.current()
+        if cluster is None:
+            return problem_reply(503, "not-ready", "not ready", service.unready())
+        try:
+            balance = asked_balance(cluster.spec, request.query)
+        except ValueError:
+            return problem_reply(400, "bad-balance", "bad balance", "by: as in the spec; over: 0.01 to 1")
+        try:
+            proposal = await asyncio.to_thread(propose, cluster, load, balance)
+        except NoProposal as error:
+            return problem_reply(409, "no-plan", "no plan", str(error))
+        return json_reply({"pool": service.pool, "leader": service.leadership.is_leader, **proposal_view(proposal)})
+
+
+def load_status(service: PoolService) -> dict[str, Any]:
+    """What ``/v1/status`` says of load: that of each member, and the rebalance in force."""
+    controller, state = service.controller, service.controller.state_builder.state
+    load = controller.loads.current(service.now_ns())
+    plan, progress = state.move_plan, state.move_progress
+    return {
+        "load": [member_load_view(name, one) for name, one in load.members.items()],
+        "rebalance": plan_view(
+            plan.record if plan else None, progress.record if progress else None, controller.rebalancer.waits_for
+        ),
+    }
