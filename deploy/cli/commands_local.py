@@ -50,6 +50,7 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
         "understudy up --members 3",
         "understudy up --members 2 --app 'python shop.py' --listen 127.0.0.1:9000",
         "understudy up --members 4 --sites east,west",
+        "understudy up -f cart.yaml -f desk.yaml",
     )
 )
 @shown_option("--members", type=click.IntRange(1, 32), default=3, help="Number of members.")
@@ -80,9 +81,10 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
 @click.option(
     "-f",
     "--file",
-    "spec",
+    "files",
+    multiple=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Pool spec (YAML file). Default: only defaults.",
+    help="Pool spec (YAML file); repeatable for several pools. Default: only defaults.",
 )
 @shown_option(
     "--dir",
@@ -105,10 +107,13 @@ def up(
     otlp_http: bool,
     sites: tuple[str, ...],
     pool: str,
-    spec: Path | None,
+    files: tuple[Path, ...],
     directory: Path,
 ) -> None:
     """Run a whole pool on this machine until Ctrl-C, and show its status.
+
+    With several specs all pools have the same control servers and one front Envoy, which serves each pool at the
+    'front' of its spec, or at a free port. --members, --app and --sites are for each of them.
 
     A process that ends is started again. Sessions stay in the state directory and are there at the next start.
     """
@@ -117,10 +122,11 @@ def up(
     from understudy.statesync.pool.spec import PoolSpec
     from understudy.statesync.pool.spec_reader import load_spec, parse_spec
 
-    wanted: PoolSpec = load_spec(spec) if spec else parse_spec(f"pool: {pool}", where="--pool")
+    wanted: list[PoolSpec] = [load_spec(file) for file in files] or [parse_spec(f"pool: {pool}", where="--pool")]
     settings = LocalSettings(
         directory=directory,
-        spec=wanted,
+        spec=wanted[0],
+        more=tuple(wanted[1:]),
         members=members,
         controls=controls,
         etcds=int(etcds),

@@ -19,12 +19,16 @@ def control_arguments(
     otlp_http: str = "",
     advertise_grpc: str = "",
     advertise_http: str = "",
+    every_pool: bool = False,
     insecure: bool = False,
     open_http: bool = False,
 ) -> tuple[str, ...]:
-    """The arguments of ``control``. Addresses are ``host:port``, ``etcd`` also URLs; ``traces`` is a file."""
+    """The arguments of ``control``. Addresses are ``host:port``, ``etcd`` also URLs; ``traces`` is a file.
+
+    With ``every_pool`` the control server is for all pools in etcd, not for ``pool``.
+    """
     return (
-        *("control", "--name", name, "--pool", pool, "--etcd", ",".join(etcd)),
+        *("control", "--name", name, *(("--all-pools",) if every_pool else ("--pool", pool)), "--etcd", ",".join(etcd)),
         *("--grpc", grpc, "--http", http),
         *option("--advertise-grpc", advertise_grpc),
         *option("--advertise-http", advertise_http),

@@ -58,8 +58,20 @@ class MemberAddresses:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolAddresses:
+    """A further pool: where clients reach it at the front Envoy, and its members."""
+
+    pool: str
+    listen: str
+    members: tuple[MemberAddresses, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
-    """The addresses of a local pool. ``etcd`` has client URLs, ``etcd_peers`` the peer URLs of etcd."""
+    """The addresses of a local pool. ``etcd`` has client URLs, ``etcd_peers`` the peer URLs of etcd.
+
+    ``beside``: the other pools that run with it.
+    """
 
     pool: str
     pid: int
@@ -68,6 +80,17 @@ class Layout:
     controls: tuple[ControlAddresses, ...]
     front: FrontAddresses
     members: tuple[MemberAddresses, ...]
+    beside: tuple[PoolAddresses, ...] = ()
+
+    def of(self, pool: str) -> "Layout | None":
+        """The layout of one of the pools; None if ``pool`` does not run here."""
+        if pool == self.pool:
+            return self
+        for one in self.beside:
+            if one.pool == pool:
+                front = dataclasses.replace(self.front, listen=one.listen)
+                return dataclasses.replace(self, pool=pool, members=one.members, front=front, beside=())
+        return None
 
     def encode(self) -> str:
         """The layout as JSON text."""
@@ -77,15 +100,17 @@ class Layout:
     def decode(cls, text: str) -> "Layout":
         """Read a layout; raises ``ValueError`` on anything that is not one."""
         raw = read_object(text)
-        if not isinstance(raw.get("controls"), list) or not isinstance(raw.get("members"), list):
-            raise ValueError("controls and members are lists")  # noqa: TRY004 - one error for all
+        beside = raw.get("beside", [])
+        if not all(isinstance(listed, list) for listed in (raw.get("controls"), raw.get("members"), beside)):
+            raise ValueError("controls, members and beside are lists")
         return made_of(
             cls,
             {
                 **raw,
                 "controls": tuple(made_of(ControlAddresses, place) for place in raw["controls"]),
                 "front": made_of(FrontAddresses, raw.get("front")),
-                "members": tuple(made_of(MemberAddresses, place) for place in raw["members"]),
+                "members": _members(raw),
+                "beside": tuple(made_of(PoolAddresses, {**one, "members": _members(one)}) for one in beside),
             },
         )
 
@@ -99,6 +124,10 @@ class Layout:
     def front_url(self) -> str:
         """The URL for clients' requests."""
         return f"http://{self.front.listen}"
+
+
+def _members(raw: Mapping[str, Any]) -> tuple[MemberAddresses, ...]:
+    return tuple(made_of(MemberAddresses, place) for place in raw["members"])
 
 
 def write_atomically(path: Path, text: str) -> None:

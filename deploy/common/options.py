@@ -313,7 +313,7 @@ def locate_pool(etcd: EtcdOptions, pool: str | None) -> PoolLocation:
             "start one with 'understudy up', or name another pool with --etcd and --pool"
         )
     name = pool or (layout.pool if layout else "")
-    own = layout if layout is not None and etcd.endpoints is None and layout.pool == name else None
+    own = layout.of(name) if layout is not None and etcd.endpoints is None else None
     return PoolLocation(etcd.settings(layout), name, directory, own)
 
 

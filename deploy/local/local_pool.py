@@ -14,7 +14,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Self
 
@@ -27,6 +27,7 @@ from understudy.deploy.common.layout import (
     FrontAddresses,
     Layout,
     MemberAddresses,
+    PoolAddresses,
     write_atomically,
 )
 from understudy.deploy.common.operator import this_operator
@@ -38,6 +39,7 @@ from understudy.deploy.common.sidecar_arguments import (
 from understudy.deploy.data.apply import apply_spec
 from understudy.deploy.local.ports import PortPicker, require_free
 from understudy.deploy.local.processes import START_TIMEOUT, Process, Processes, ProcessState, Program, as_json
+from understudy.deploy.local.several_pools import layouts_of, listen_address, with_fronts
 from understudy.deploy.local.starting import APP_SUFFIX, all_ready
 from understudy.proxy.front.binary import EnvoyError, find_envoy
 from understudy.statesync.etcd.client import EtcdClient
@@ -62,12 +64,15 @@ TCP_EXAMPLE_APP = (*_PYTHON, "understudy.deploy.examples.notebook")
 class LocalSettings:
     """The options of a local pool. ``app`` is a command line; '' for an example. ``listen`` '': a free port.
 
-    ``app_timeout`` is the number of seconds for ``app`` to become ready after all other processes; the examples have
-    more. ``otlp_http``: control servers also receive OTLP over HTTP. ``sites``: members are assigned to them in turn.
+    ``more``: the specs of further pools, each with as many members; one front Envoy serves all of them, at the host of
+    ``listen``. ``app_timeout`` is the number of seconds for ``app`` to become ready after all other processes; the
+    examples have more. ``otlp_http``: control servers also receive OTLP over HTTP. ``sites``: members are assigned to
+    them in turn.
     """
 
     directory: Path
     spec: PoolSpec
+    more: tuple[PoolSpec, ...] = ()
     members: int = 3
     controls: int = 1
     etcds: int = 1
@@ -79,6 +84,11 @@ class LocalSettings:
     sites: tuple[str, ...] = ()
     log_level: str = "info"
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    @property
+    def specs(self) -> tuple[PoolSpec, ...]:
+        """The specs of all pools."""
+        return (self.spec, *self.more)
 
 
 def find_etcd(environment: Mapping[str, str]) -> str:
@@ -108,8 +118,8 @@ def find_etcd(environment: Mapping[str, str]) -> str:
 def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
     """Choose the addresses of all processes. Raises :class:`PortInUseError`."""
     pool = settings.spec.pool
-    if settings.listen:
-        require_free(settings.listen, "choose another address with --listen")
+    for listen in {_listen(settings, spec) for spec in settings.specs} - {""}:
+        require_free(listen, "choose another port in the spec" if settings.more else "choose another with --listen")
     return Layout(
         pool=pool,
         pid=os.getpid(),
@@ -124,19 +134,32 @@ def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
             )
             for number in range(1, settings.controls + 1)
         ),
-        front=FrontAddresses("front-1", listen=settings.listen or ports.pick(), admin=ports.pick()),
-        members=tuple(
-            MemberAddresses(
-                f"{pool}-{number}",
-                app=ports.pick(),
-                session_api=ports.pick(),
-                peer=ports.pick(),
-                health=ports.pick(),
-                site=settings.sites[(number - 1) % len(settings.sites)] if settings.sites else "",
-                redis=ports.pick(),
-            )
-            for number in range(1, settings.members + 1)
+        front=FrontAddresses("front-1", listen=_listen(settings, settings.spec) or ports.pick(), admin=ports.pick()),
+        members=_members(settings, pool, ports),
+        beside=tuple(
+            PoolAddresses(spec.pool, _listen(settings, spec), _members(settings, spec.pool, ports))
+            for spec in settings.more
         ),
+    )
+
+
+def _listen(settings: LocalSettings, spec: PoolSpec) -> str:
+    """Where the front Envoy is to accept clients of a pool; '' for a free port."""
+    return listen_address(settings.listen, spec.front) if settings.more and spec.front else settings.listen
+
+
+def _members(settings: LocalSettings, pool: str, ports: PortPicker) -> tuple[MemberAddresses, ...]:
+    return tuple(
+        MemberAddresses(
+            f"{pool}-{number}",
+            app=ports.pick(),
+            session_api=ports.pick(),
+            peer=ports.pick(),
+            health=ports.pick(),
+            site=settings.sites[(number - 1) % len(settings.sites)] if settings.sites else "",
+            redis=ports.pick(),
+        )
+        for number in range(1, settings.members + 1)
     )
 
 
@@ -169,8 +192,9 @@ def programs(settings: LocalSettings, layout: Layout, etcd_binary: str) -> list[
     directory = settings.directory.resolve()
     found = [_etcd_program(layout, number, directory, etcd_binary) for number in range(len(layout.etcd))]
     found += [_control_program(settings, layout, place, directory) for place in layout.controls]
-    for place in layout.members:
-        found += _member_programs(settings, layout, place, directory)
+    for spec, own in zip(settings.specs, layouts_of(layout), strict=True):
+        for place in own.members:
+            found += _member_programs(replace(settings, spec=spec, more=()), own, place, directory)
     found.append(_front_program(settings, layout, directory))
     return found
 
@@ -212,6 +236,7 @@ def _control_program(settings: LocalSettings, layout: Layout, place: ControlAddr
                 http=place.http,
                 traces=str(directory / f"{place.name}-traces.sqlite"),
                 otlp_http=place.otlp_http,
+                every_pool=bool(settings.more),
             ),
         ),
         log=directory / "logs" / f"{place.name}.log",
@@ -273,9 +298,9 @@ def _front_program(settings: LocalSettings, layout: Layout, directory: Path) -> 
         name=front.name,
         command=_understudy(
             settings,
-            *("envoy", "--node", front.name, "--pool", layout.pool),
+            *("envoy", "--node", front.name, *(("--pools", "all") if settings.more else ("--pool", layout.pool))),
             *(part for place in layout.controls for part in ("--control", place.grpc)),
-            *("--listen", front.listen, "--admin", front.admin),
+            *("--listen", front.listen.rpartition(":")[0] if settings.more else front.listen, "--admin", front.admin),
             *("--dir", str(directory / front.name)),
         ),
         log=directory / "logs" / f"{front.name}.log",
@@ -295,13 +320,16 @@ class LocalPool:
         say: Callable[[str], None] = lambda _: None,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
+        self._ports = PortPicker()
+        if settings.more:
+            first, *others = with_fronts(settings.specs, self._ports.pick)
+            settings = replace(settings, spec=first, more=tuple(others))
         self.settings = settings
         self._say = say
         self._on_change = on_change
         self._etcd_binary = find_etcd(settings.environment)
         _require_envoy(settings.environment)
         app_command(settings)
-        self._ports = PortPicker()
         self.layout = plan_layout(settings, self._ports)
         self.processes = Processes(self._write_processes)
         self._lock: IO[str] | None = None
@@ -346,7 +374,8 @@ class LocalPool:
             write_atomically(self.settings.directory / ETCD_PEERS_FILE, json.dumps(self.layout.etcd_peers))
         await self.processes.start(*first)
         async with EtcdClient(self.layout.etcd) as client:
-            await apply_spec(client, self.settings.spec, this_operator("up", EtcdSettings(self.layout.etcd)))
+            for spec in self.settings.specs:
+                await apply_spec(client, spec, this_operator("up", EtcdSettings(self.layout.etcd)))
         self._say("starting control server, members and front Envoy ...")
         self.processes.launch(*rest)
         app_timeout = self.settings.app_timeout if self.settings.app else START_TIMEOUT

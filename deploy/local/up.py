@@ -3,22 +3,25 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Awaitable
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from rich.console import Console
 from rich.live import Live
 
 from understudy.deploy.common.console_style import Terminal
+from understudy.deploy.common.layout import Layout
 from understudy.deploy.common.printable import printable_view
 from understudy.deploy.inspect.member_views import View
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.views import failovers_view, status_view
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.deploy.local.processes import as_json
+from understudy.deploy.local.several_pools import layouts_of, request_command
 from understudy.deploy.local.up_view import Failovers, Now, addresses, display, kill_line, state_line, things_to_try
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
+from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.process.services import set_within
 
 T = TypeVar("T")
@@ -41,7 +44,7 @@ async def run_up(settings: LocalSettings) -> int:
         ended.cancel()
         await starting
         try:
-            console.print(addresses(pool.layout, tcp=settings.spec.tcp is not None))
+            console.print(addresses(pool.layout, pool.settings.specs))
             await _show_until(stopping, pool, console)
         finally:
             console.print("stopping ...")
@@ -82,49 +85,73 @@ async def unless(stopping: asyncio.Event, work: Awaitable[T]) -> T:
         waiting.cancel()
 
 
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """One of the pools, and its failovers since the start."""
+
+    layout: Layout
+    spec: PoolSpec
+    failovers: Failovers
+
+
 async def _show_until(stopping: asyncio.Event, pool: LocalPool, console: Console) -> None:
     """Show the pool's state until it stops: a live display on a terminal, else one line per change."""
-    failovers = Failovers([place.http for place in pool.layout.controls])
+    controls = [place.http for place in pool.layout.controls]
+    pools = [
+        _Watched(layout, spec, Failovers(controls))
+        for layout, spec in zip(layouts_of(pool.layout), pool.settings.specs, strict=True)
+    ]
     async with EtcdClient(pool.etcd_endpoints) as client:
         if not console.is_terminal:
-            await _print_changes(stopping, pool, client, console, failovers)
+            await _print_changes(stopping, pool, client, console, pools)
             return
         with Live(console=console, auto_refresh=False, transient=True) as live:
             while not stopping.is_set():
-                live.update(display(await _read(client, pool, failovers)), refresh=True)
+                live.update(display(*[await _read(client, pool, one) for one in pools]), refresh=True)
                 await set_within(stopping, REFRESH_INTERVAL)
 
 
 async def _print_changes(
-    stopping: asyncio.Event, pool: LocalPool, client: EtcdClient, console: Console, failovers: Failovers
+    stopping: asyncio.Event, pool: LocalPool, client: EtcdClient, console: Console, pools: Sequence[_Watched]
 ) -> None:
-    first = _now(pool)
-    console.print(things_to_try(first))
-    printed = {"kill": kill_line(first)}
+    printed = {}
+    for one in pools:
+        first = _now(pool, one)
+        console.print(things_to_try(first))
+        printed[one.spec.pool, "kill"] = kill_line(first)
     while not stopping.is_set():
-        now = await _read(client, pool, failovers)
-        lines = {"state": state_line(now), "kill": kill_line(now)}
-        for what, text in lines.items():
-            if text and printed.get(what) != text:
-                console.print(text, soft_wrap=True)
-                printed[what] = text
-        for text in failovers.to_print(now.failovers):
-            console.print(text, soft_wrap=True)
+        for one in pools:
+            now = await _read(client, pool, one)
+            which = f"pool {one.spec.pool}: " if len(pools) > 1 else ""
+            for what, text in {"state": state_line(now), "kill": kill_line(now)}.items():
+                if text and printed.get((one.spec.pool, what)) != text:
+                    console.print(f"{which}{text}", soft_wrap=True)
+                    printed[one.spec.pool, what] = text
+            for text in one.failovers.to_print(now.failovers):
+                console.print(f"{which}{text}", soft_wrap=True)
         await set_within(stopping, REFRESH_INTERVAL)
 
 
-def _now(pool: LocalPool) -> Now:
+def _now(pool: LocalPool, one: _Watched) -> Now:
     """The state without that from etcd."""
     settings = pool.settings
-    return Now(pool.layout, as_json(pool.processes.all), example=not settings.app, tcp=settings.spec.tcp is not None)
+    others = {member.name for layout in layouts_of(pool.layout) for member in layout.members}
+    others -= {member.name for member in one.layout.members}
+    return Now(
+        one.layout,
+        [process for process in as_json(pool.processes.all) if str(process["name"]).partition("/")[0] not in others],
+        example=not settings.app,
+        tcp=one.spec.tcp is not None,
+        use=request_command(one.layout, one.spec) if settings.more else "",
+    )
 
 
-async def _read(client: EtcdClient, pool: LocalPool, failovers: Failovers) -> Now:
-    now = _now(pool)
+async def _read(client: EtcdClient, pool: LocalPool, one: _Watched) -> Now:
+    now = _now(pool, one)
     try:
-        state, revision = await read_pool(client, pool.layout.pool)
+        state, revision = await read_pool(client, one.spec.pool)
     except EtcdError as error:
         return replace(now, error=f"etcd: {error}")
     view: View = printable_view(status_view(state, revision=revision))
-    rows = printable_view(await failovers.latest(failovers_view(state)["failovers"]))
+    rows = printable_view(await one.failovers.latest(failovers_view(state)["failovers"]))
     return replace(now, view=view, failovers=tuple(rows))

@@ -16,7 +16,9 @@ from understudy.deploy.inspect.member_views import View
 from understudy.deploy.inspect.tables import TRACE_SHOWN, change_text, members_table, processes_table
 from understudy.deploy.inspect.traces import read_durations
 from understudy.deploy.local.processes import ProcessState
+from understudy.deploy.local.several_pools import client_address, layouts_of
 from understudy.deploy.local.starting import APP_SUFFIX
+from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.timing.duration import length
 
 FAILOVERS_SHOWN = 3
@@ -30,7 +32,10 @@ UNCHANGED_FOR = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """The pool at one moment. ``view`` is the output of ``status``; None if there is an ``error``."""
+    """The pool at one moment. ``view`` is the output of ``status``; None if there is an ``error``.
+
+    ``use`` is a command that sends a request to the pool; '' for the usual one of a pool that runs alone.
+    """
 
     layout: Layout
     processes: Sequence[Mapping[str, Any]]
@@ -39,6 +44,7 @@ class Now:
     view: View | None = None
     error: str = ""
     failovers: Sequence[Mapping[str, Any]] = ()
+    use: str = ""
 
 
 class Failovers:
@@ -81,11 +87,15 @@ def failover_line(row: Mapping[str, Any]) -> str:
     return f"{at}{took} {change_text(row)}"
 
 
-def display(now: Now) -> RenderableType:
-    """The whole display. A low terminal cuts off the end, so the processes come last."""
-    processes = processes_table(now.processes)
+def display(*nows: Now) -> RenderableType:
+    """The whole display, of one pool or several. A low terminal cuts off the end, so the processes come last."""
+    processes = {process["name"]: process for now in nows for process in now.processes}
+    return Group(*map(_pool_display, nows), processes_table(list(processes.values())))
+
+
+def _pool_display(now: Now) -> RenderableType:
     if now.view is None:
-        return Group(Text(now.error, style="red"), processes)
+        return Text(now.error, style="red")
     failovers = [
         Text(
             failover_line(row),
@@ -100,7 +110,6 @@ def display(now: Now) -> RenderableType:
         members_table(now.view["members"]),
         *failovers,
         things_to_try(now),
-        processes,
     )
 
 
@@ -135,35 +144,49 @@ def kill_line(now: Now) -> str:
 def things_to_try(now: Now) -> RenderableType:
     """Three commands to try, for copying."""
     layout = now.layout
-    if now.tcp:
+    if now.use:
+        use = now.use
+    elif now.tcp:
         use = f"nc {layout.front.listen.replace(':', ' ')}" + ("   # then type: ADD 1 hello" if now.example else "")
     else:
         use = f"curl -i -X POST {layout.front_url}/cart" if now.example else f"curl -i {layout.front_url}/"
     member, kill = killable(now)
+    of_pool = f" --pool {layout.pool}" if now.use else ""
     lines = [
         ("use it", use),
         *([(f"kill {member}", kill)] if member else []),
-        ("see the failover", "understudy failovers; understudy trace"),
+        ("see the failover", f"understudy failovers{of_pool}; understudy trace{of_pool}"),
     ]
-    table = Table(box=None, pad_edge=False, show_header=False, title="Three things to try", title_justify="left")
+    title = f"Three things to try with pool {layout.pool}" if now.use else "Three things to try"
+    table = Table(box=None, pad_edge=False, show_header=False, title=title, title_justify="left")
     for what, command in lines:
         table.add_row(what, Text(command, style="cyan", overflow="fold"))
     return table
 
 
-def addresses(layout: Layout, *, tcp: bool) -> RenderableType:
-    """The addresses of all processes; ``tcp``: the applications do not speak HTTP."""
-    scheme = "" if tcp else "http://"
+def addresses(layout: Layout, specs: Sequence[PoolSpec]) -> RenderableType:
+    """The addresses of all processes of the pools with these specs."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
-    table.add_row("clients", f"{scheme}{layout.front.listen}")
+    pools = list(zip(layouts_of(layout), specs, strict=True))
+    for own, spec in pools:
+        if len(pools) > 1:
+            table.add_row(f"clients of {spec.pool}", client_address(own, spec))
+        else:
+            table.add_row("clients", f"{_scheme(spec)}{own.front.listen}")
     table.add_row("front Envoy admin", f"http://{layout.front.admin}")
     for control in layout.controls:
         otlp = f", http://{control.otlp_http} (OTLP/HTTP)" if control.otlp_http else ""
         table.add_row(control.name, f"http://{control.http} (admin), {control.grpc} (xDS and OTLP){otlp}")
     table.add_row("etcd", ", ".join(layout.etcd))
-    for member in layout.members:
-        where = f"{scheme}{member.app} (application), http://{member.session_api} (session API)"
-        where += f", redis://{member.redis}"
-        table.add_row(member.name, where)
+    for own, spec in pools:
+        for member in own.members:
+            where = f"{_scheme(spec)}{member.app} (application), http://{member.session_api} (session API)"
+            where += f", redis://{member.redis}"
+            table.add_row(member.name, where)
     return table
+
+
+def _scheme(spec: PoolSpec) -> str:
+    """What the URLs of applications begin with; nothing where they do not speak HTTP."""
+    return "" if spec.tcp else "http://"

@@ -48,6 +48,9 @@ class FrontPools(Protocol):
     def names(self) -> set[str]:
         """The names of all pools that this process serves, or tries to."""
 
+    def were_read(self) -> bool:
+        """Whether it is known which pools there are."""
+
     def starting(self) -> Iterable[str]:
         """The pools that are expected to publish soon, and have not yet."""
 
@@ -172,11 +175,13 @@ class ServedFronts:
                 "a front Envoy for all pools needs a control server with --all-pools, and this one serves "
                 f"{', '.join(sorted(names))} alone: name these with --pools, or ask another control server"
             )
-        if missing := sorted(set(pools) - names):
+        if self._pools.were_read() and (missing := sorted(set(pools) - names)):
             raise NotServed(
                 f"a front Envoy of pools {', '.join(pools)} needs a control server that serves all of them, and this "
                 f"one does not serve {', '.join(missing)}: start it with --all-pools, or with --pool for each"
             )
+        if not self._pools.were_read():
+            raise NotServed("this control server has not read yet which pools there are", later=True)
         wanted = set(pools) or names
         if early := wanted.intersection(self._pools.starting()):
             raise NotServed(f"pool {min(early)} starts on this control server", later=True)

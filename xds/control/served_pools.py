@@ -276,6 +276,10 @@ class ServedPools:
         """The names of all pools that this process serves, or tries to."""
         return set(self._runs)
 
+    def were_read(self) -> bool:
+        """Whether it is known which pools there are."""
+        return self._found.is_set()
+
     def starting(self) -> Iterator[str]:
         """The pools that are expected to publish soon, and have not yet."""
         for run in self._runs.values():

@@ -116,6 +116,39 @@ async def running(terminal, up):
     return layout
 
 
+async def test_several_pools_have_one_control_server_and_one_envoy(terminal, http):
+    port = free_port()
+    for pool, path in (("cart", "/cart"), ("desk", "/")):
+        front = f"{{port: {port}, hosts: [shop.example], paths: [{path}]}}"
+        (terminal.directory / f"{pool}.yaml").write_text(f"pool: {pool}\nslots: 8\nfront: {front}\n")
+    up = terminal.start("up", "--members", "1", "-f", "cart.yaml", "-f", "desk.yaml")
+    state = terminal.directory / ".understudy"
+    await until(lambda: read_layout(state) or up.poll() is not None, timeout=PATIENCE, what="the pools have started")
+    assert up.poll() is None, terminal.output
+
+    def all_served():
+        shown = terminal.run("status", "--pool", "all", "-o", "json")
+        pools = json.loads(shown.stdout)["pools"]
+        return shown.returncode == 0 and [(one["pool"], one["slots"]["served"]) for one in pools]
+
+    assert await until(all_served, timeout=PATIENCE, what="all slots are served") == [("cart", 8), ("desk", 8)]
+    for path in ("/cart", "/cart", "/healthz"):
+        async with http.request(
+            "GET" if path == "/healthz" else "POST", f"http://127.0.0.1:{port}{path}", headers={"Host": "shop.example"}
+        ) as answer:
+            assert answer.status < 300
+    assert f"http://127.0.0.1:{port}/cart (Host: shop.example)" in terminal.output
+    assert {process["name"] for process in read_processes(state)} >= {
+        "control-1",
+        "front-1",
+        "cart-1/app",
+        "desk-1/app",
+    }
+    up.send_signal(signal.SIGINT)
+    assert up.wait(PATIENCE) == 0
+    assert not terminal.processes()
+
+
 async def test_a_pool_is_read_from_its_directory_keeps_sessions_over_a_restart_and_starts_again_what_is_killed(
     terminal, http
 ):
