@@ -18,6 +18,8 @@ from prometheus_client import CollectorRegistry
 
 from tests.deploy.kubernetes.injection.harness import PLAIN
 from tests.harness.secrets import write_secret
+from understudy.deploy.console.routes import add_console
+from understudy.deploy.console.security import ConsoleSettings
 from understudy.deploy.examples.cart import make_app
 from understudy.deploy.kubernetes.webhook.server import Webhook
 from understudy.proxy.health.check_registry import CheckRegistry
@@ -31,6 +33,7 @@ from understudy.proxy.sessions.admission import SessionTokens
 from understudy.proxy.sessions.call import Call, write_of
 from understudy.proxy.sessions.session_api import add_forwarded_calls, session_app
 from understudy.proxy.sidecar.checks_api import ChecksApi
+from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.http.headers import ADMIN_HEADER, ADMIN_VALUE
 from understudy.statesync.http.http_port import serve
 from understudy.statesync.pool.keys import PoolKeys
@@ -39,6 +42,7 @@ from understudy.telemetry.receiver.otlp_http import OPENED, otlp_application
 from understudy.telemetry.receiver.otlp_service import OtlpService
 from understudy.telemetry.store.store import SpanStore
 from understudy.xds.control.admin import Admin
+from understudy.xds.control.http_extension import HttpParts
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("xds", "proxy", "statesync", "telemetry", "deploy")
@@ -79,6 +83,13 @@ def admin(_: Path) -> web.Application:
     return Admin(name="c", pools=MagicMock(), store=MagicMock(), registry=CollectorRegistry()).app()
 
 
+def console(path: Path) -> web.Application:
+    app = admin(path)
+    parts = HttpParts("c", MagicMock(), MagicMock(), EtcdSettings(), MagicMock())
+    add_console(app, parts, ConsoleSettings("127.0.0.1:18001"))
+    return app
+
+
 def otlp(_: Path) -> web.Application:
     return otlp_application(OtlpService(SpanStore(":memory:"), asyncio.get_running_loop().time))
 
@@ -101,6 +112,7 @@ PORTS = {
     "peer API": Port("proxy/peers/peer_api.py", peer_side, ("/peer/v1/sessions/k", "/peer/v1/slots/digest")),
     "metrics of a sidecar": Port("proxy/peers/sync_api.py", lambda _: metrics_app(lambda _: (b"", "")), ("/metrics",)),
     "control HTTP": Port("xds/control/admin.py", admin, ("/v1/traces", "/healthz")),
+    "console": Port("deploy/console/routes.py", console, ("/console/", "/console/cart/act", "/console/cart/explain")),
     "OTLP/HTTP": Port("telemetry/receiver/otlp_http.py", otlp, ("/v1/traces", "/v1/logs"), opens=OPENED),
     "injector": Port("deploy/kubernetes/webhook/server.py", lambda _: Webhook(PLAIN).app(), ("/mutate", "/readyz")),
     "metrics of the injector": Port(

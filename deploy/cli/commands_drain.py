@@ -81,32 +81,19 @@ def drain(member: str, seconds: float | None, reason: str, wait: float, pool: st
 
 async def _drain(place: PoolLocation, member: str, seconds: float | None, reason: str, wait: float) -> None:
     from understudy.deploy.common.console_style import utc_time
-    from understudy.deploy.inspect.draining import takers
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
-    from understudy.statesync.audit.entry import Act
+    from understudy.deploy.operate import service
     from understudy.statesync.audit.log import OperatorLog
-    from understudy.statesync.pool.records import Intent
 
     async with connect(place.etcd) as client:
         state, _ = await read_pool(client, place.pool)
         require_pool(state, place.etcd)
-        _require_member(state, member)
         now = time.time()
-        if not takers(state, now) - {member}:
-            raise NegativeAnswer(
-                f"{member} is the last member that can serve pool {place.pool}: start another member first, or "
-                "bring one back with 'understudy undrain'"
-            )
-        intent = Intent(member, now + seconds if seconds else 0.0, now)
-        act = Act(
-            f"drain {member}",
-            detail=f"until {utc_time(intent.until)}" if seconds else "",
-            undo=f"understudy undrain {member} --pool {place.pool}",
-        )
+        change = service.drain(state, member, now, seconds)
         log = OperatorLog(client, state.keys, this_operator("drain", place.etcd), reason)
-        await log.put(act, state.keys.intent(member), intent.encode())
+        await service.carry_out(log, change)
         if not await follow_until_empty(client, place.pool, member, lambda _: {member}, wait, state):
-            until = f"until {utc_time(intent.until)}, or " if seconds else ""
+            until = f"until {utc_time(now + seconds)}, or " if seconds else ""
             say(f"{member} is drained {until}until 'understudy undrain {member}'")
 
 
@@ -125,24 +112,15 @@ def undrain(member: str, reason: str, pool: str | None, etcd: EtcdOptions) -> No
 
 async def _undrain(place: PoolLocation, member: str, reason: str) -> None:
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
-    from understudy.statesync.audit.entry import Act
+    from understudy.deploy.operate import service
     from understudy.statesync.audit.log import OperatorLog
 
     async with connect(place.etcd) as client:
         state, _ = await read_pool(client, place.pool)
         require_pool(state, place.etcd)
         log = OperatorLog(client, state.keys, this_operator("undrain", place.etcd), reason)
-        act = Act(f"undrain {member}", undo=f"understudy drain {member} --pool {place.pool}")
-        if not await log.delete(act, state.keys.intent(member)):
-            _require_member(state, member)
-            raise NegativeAnswer(f"{member} is not drained")
+        await service.carry_out(log, service.undrain(state, member))
         say(f"{member} is in service again")
-
-
-def _require_member(state: "PoolState", member: str) -> None:
-    if member not in state.members:
-        known = ", ".join(sorted(state.members)) or "none"
-        raise NegativeAnswer(f"pool {state.keys.pool} has no member {member!r}; its members are {known}")
 
 
 async def follow_until_empty(

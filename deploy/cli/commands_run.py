@@ -5,6 +5,7 @@ They turn options into settings. A process that cannot start prints the reason i
 
 import asyncio
 import ipaddress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,10 +30,12 @@ from understudy.deploy.common.options import (
     tls_options,
 )
 from understudy.statesync.pool.addresses import split_address
-from understudy.statesync.tls.identity import DOMAIN
+from understudy.statesync.tls.identity import DOMAIN, is_loopback
 
 if TYPE_CHECKING:
+    from understudy.deploy.console.security import ConsoleSettings
     from understudy.statesync.pool.spec import CheckSpec
+    from understudy.xds.control.http_extension import HttpExtension
 
 
 DEFAULT_LISTEN = "127.0.0.1:8080"
@@ -93,6 +96,18 @@ def own_checks(_: click.Context, parameter: click.Parameter, value: str) -> "tup
     envvar="UNDERSTUDY_RIGHTS",
     help="File that says who may see and change the pools of which tenant at --http. Default: everybody may read.",
 )
+@click.option(
+    "--console/--no-console",
+    default=None,
+    help="Serve the console at /console/ of the address of --http. Default: only if that is on loopback.",
+)
+@click.option(
+    "--console-host",
+    "console_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Host name under which browsers reach the console, beside IP addresses and localhost; repeatable.",
+)
 @tls_options
 @etcd_options
 @click.pass_context
@@ -111,6 +126,8 @@ def control(
     open_http: bool,
     http_tls: bool,
     rights: Path | None,
+    console: bool | None,
+    console_hosts: tuple[str, ...],
     tls: TlsOptions | None,
     etcd: EtcdOptions,
 ) -> None:
@@ -119,6 +136,7 @@ def control(
     It serves one pool, several, or all that etcd has. Several control servers may run for one pool. One of them is the
     leader of the pool; all of them serve its Envoys.
     """
+    from understudy.deploy.console.security import ConsoleSettings
     from understudy.xds.control.server import run_control
     from understudy.xds.control.settings import ControlSettings
 
@@ -144,7 +162,21 @@ def control(
         http_tls=http_tls,
         rights=rights,
     )
-    raise SystemExit(asyncio.run(run_control(settings)))
+    extension = _console(console, ConsoleSettings(http, console_hosts))
+    raise SystemExit(asyncio.run(run_control(settings, extension)))
+
+
+def _console(wanted: bool | None, settings: "ConsoleSettings") -> "HttpExtension":
+    """What adds the console to the HTTP port, or adds nothing."""
+    from understudy.xds.control.http_extension import no_extension
+
+    if wanted is None:
+        wanted = is_loopback(settings.http.rpartition(":")[0])
+    if not wanted:
+        return no_extension
+    from understudy.deploy.console.routes import add_console
+
+    return partial(add_console, settings=settings)
 
 
 def address_or_host(context: click.Context, parameter: click.Parameter, value: str) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,7 +10,6 @@ import click
 from understudy.deploy.cli.commands_drain import duration, follow_until_empty, wait_option
 from understudy.deploy.cli.every_pool import pools_option
 from understudy.deploy.cli.watching import watch_option
-from understudy.deploy.common.errors import NegativeAnswer
 from understudy.deploy.common.operator import reason_option, this_operator
 from understudy.deploy.common.options import (
     EtcdOptions,
@@ -28,11 +28,6 @@ from understudy.deploy.common.options import (
 
 if TYPE_CHECKING:
     from understudy.statesync.pool.records import Intent
-    from understudy.statesync.pool.state import PoolState
-
-
-OFFLINE_SECONDS = 2 * 3600.0
-"""How long a site stays out of service unless the options say otherwise."""
 
 
 @click.group(
@@ -136,6 +131,7 @@ def offline(
 
     Exit code 1: refused, no other site can take its slots, or it still owns slots after --wait.
     """
+    from understudy.deploy.operate.service import OFFLINE_SECONDS
     from understudy.statesync.pool.records import Intent
 
     require_name("SITE", name)
@@ -152,55 +148,22 @@ def offline(
 async def _offline(
     place: PoolLocation, intent: "Intent", reason: str, wait: float, *, force: bool, quiet: bool
 ) -> dict[str, Any]:
-    from understudy.deploy.common.console_style import utc_time
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
-    from understudy.statesync.audit.entry import Act
+    from understudy.deploy.operate import service
     from understudy.statesync.audit.log import OperatorLog
 
     site = intent.site
     async with connect(place.etcd) as client:
         state, _ = await read_pool(client, place.pool)
         require_pool(state, place.etcd)
-        members = _members_of(state, site)
-        if not members and not force:
-            raise _unknown(state, site, ", or give --force --reason WHY if its members start later")
-        away = state.offline(intent.since) | {site}
-        if not any(at.record.site not in away and at.record.state.may_hold_slots for at in state.members.values()):
-            raise NegativeAnswer(
-                f"{site} is the last site that can serve pool {place.pool}: bring another site into service first"
-            )
-        if not force:
-            _require_safe(state, site, away - {site})
-        act = Act(
-            f"site offline {site}",
-            detail=f"until {utc_time(intent.until)}" if intent.until else "",
-            undo=f"understudy site online {site} --pool {place.pool}",
-        )
+        members = service.members_of(state, site)
         log = OperatorLog(client, state.keys, this_operator("site offline", place.etcd), reason)
-        await log.put(act, state.keys.site_intent(site), intent.encode())
+        await service.carry_out(log, service.site_offline(state, intent, force=force))
+        every = partial(service.members_of, site=site)
         left = await follow_until_empty(
-            client, place.pool, f"site {site}", lambda state: set(_members_of(state, site)), wait, state, quiet=quiet
+            client, place.pool, f"site {site}", lambda state: set(every(state)), wait, state, quiet=quiet
         )
     return {"site": site, "offline": True, "until": intent.until or None, "members": members, "slots_left": left}
-
-
-def _require_safe(state: "PoolState", site: str, away: frozenset[str]) -> None:
-    """Raise :class:`NegativeAnswer` if another site is ``away`` already, or slots have no current copy elsewhere."""
-    from understudy.deploy.inspect.sites import lagging_slots
-    from understudy.deploy.inspect.views import ranges
-
-    overrule = "--force --reason WHY goes on nevertheless"
-    for other in sorted(away):
-        raise NegativeAnswer(
-            f"site {other} is offline already: bring it back first with 'understudy site online {other}'; {overrule}"
-        )
-    members = _members_of(state, site)
-    late = [slot for slot in lagging_slots(state) if state.owners[slot].record.active in members]
-    if late:
-        raise NegativeAnswer(
-            f"{len(late)} slots have current copies on site {site} only, and should have one elsewhere "
-            f"({ranges(late)}): wait until 'understudy site status' shows them on two sites; {overrule}"
-        )
 
 
 @site.command(epilog=examples("understudy site online east"))
@@ -219,29 +182,15 @@ def online(name: str, reason: str, pool: str | None, etcd: EtcdOptions, output: 
 
 async def _online(place: PoolLocation, site: str, reason: str) -> dict[str, Any]:
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
-    from understudy.statesync.audit.entry import Act
+    from understudy.deploy.operate import service
     from understudy.statesync.audit.log import OperatorLog
 
     async with connect(place.etcd) as client:
         state, _ = await read_pool(client, place.pool)
         require_pool(state, place.etcd)
         log = OperatorLog(client, state.keys, this_operator("site online", place.etcd), reason)
-        act = Act(f"site online {site}", undo=f"understudy site offline {site} --pool {place.pool}")
-        if not await log.delete(act, state.keys.site_intent(site)):
-            known = bool(_members_of(state, site))
-            raise NegativeAnswer(f"site {site} is not offline") if known else _unknown(state, site)
-        return {"site": site, "offline": False, "members": _members_of(state, site)}
-
-
-def _members_of(state: "PoolState", site: str) -> list[str]:
-    return [name for name, at in sorted(state.members.items()) if at.record.site == site]
-
-
-def _unknown(state: "PoolState", site: str, remedy: str = "") -> NegativeAnswer:
-    known = ", ".join(sorted({at.record.site for at in state.members.values()} - {""})) or "none (--site of sidecars)"
-    return NegativeAnswer(
-        f"pool {state.keys.pool} has no member on a site {site!r}; its sites are {known}: give one of them{remedy}"
-    )
+        await service.carry_out(log, service.site_online(state, site))
+        return {"site": site, "offline": False, "members": service.members_of(state, site)}
 
 
 def _line(view: dict[str, Any]) -> str:

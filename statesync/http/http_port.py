@@ -3,7 +3,8 @@
 A server that is made here never decompresses a request body. aiohttp would do so on the event loop while it parses, for
 any path and before any check. Then 1 MB of gzip becomes 1 GB, and stops the loop for that long. A body with a
 ``Content-Encoding`` is refused with 415 before it is read. Also refused are headers that are not UTF-8 (400), bodies
-that end too early (400), and changes that a page in a browser asks for (403), because no port here is for pages.
+that end too early (400), and changes that a page in a browser asks for (403), unless the application knows the page
+as its own (:data:`OWN_PAGE`).
 
 The log never has the content of an invalid request, and never a traceback for it.
 """
@@ -53,6 +54,16 @@ DIRECT = web.AppKey("direct", Direct)
 """Where an application has its direct requests, if any."""
 
 
+class OwnPages(NamedTuple):
+    """A test whether one of the application's own pages sent a request."""
+
+    sent: Callable[[web.Request], bool]
+
+
+OWN_PAGE = web.AppKey("own_page", OwnPages)
+"""Where an application has its test whether one of its own pages asks for a change. Without it no page may."""
+
+
 class _Discreet(logging.LoggerAdapter[logging.Logger]):
     """Logs the messages of aiohttp without the exception, which quotes the bytes that could not be parsed.
 
@@ -77,7 +88,7 @@ async def serve(
         opens: the content codings that the application decodes itself, within its own limits. It gets the bytes as they
             were sent.
     """
-    app.middlewares.insert(0, _guard(frozenset(opens)))
+    app.middlewares.insert(0, _guard(frozenset(opens), app.get(OWN_PAGE, OwnPages(lambda _: False))))
     discreet: Any = _Discreet(logger, {})
     runner = web.AppRunner(
         app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS, logger=discreet, auto_decompress=False
@@ -95,7 +106,7 @@ async def serve(
     return runner
 
 
-def _guard(opens: frozenset[str]) -> Middleware:
+def _guard(opens: frozenset[str], own: OwnPages) -> Middleware:
     """The first middleware: checks that no application has to make itself."""
 
     @web.middleware
@@ -104,7 +115,7 @@ def _guard(opens: frozenset[str]) -> Middleware:
             return _problem(400, "bad-request", "the path and the values of headers must be UTF-8")
         if codings_of(request) - opens:
             return _problem(415, "encoded-body", "send the body as it is, without Content-Encoding")
-        if request.method not in _READING and from_a_page(request):
+        if request.method not in _READING and from_a_page(request) and not own.sent(request):
             detail = "the call has an Origin or Sec-Fetch-Site header, so a browser's page sent it"
             return _problem(403, "cross-site", detail)
         try:
@@ -139,7 +150,7 @@ def codings_of(request: web.Request) -> frozenset[str]:
 def from_a_page(request: web.Request) -> bool:
     """Whether a page in a browser sent the request. Only browsers send these headers, and a page cannot hide them.
 
-    No page is ours, whatever its ``Origin`` says: any name can be made to resolve to 127.0.0.1.
+    An ``Origin`` that equals the ``Host`` proves nothing: any name can be made to resolve to 127.0.0.1.
     """
     return "Origin" in request.headers or request.headers.get("Sec-Fetch-Site", "none") not in _OWN_SITE
 

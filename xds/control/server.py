@@ -48,6 +48,7 @@ from understudy.xds.control.admin import Admin
 from understudy.xds.control.front_reports import FrontReportsByPool
 from understudy.xds.control.gc_tuning import collect_when_idle
 from understudy.xds.control.http_access import RightsFile
+from understudy.xds.control.http_extension import HttpExtension, HttpParts, no_extension
 from understudy.xds.control.leader_balance import keep_balanced
 from understudy.xds.control.name_check import holder_of_name
 from understudy.xds.control.pool_service import STOP_TIMEOUT, PoolService, stream_settings
@@ -82,8 +83,12 @@ ONE_OF_SEVERAL = QuotaLimits(address=2_500, total=5_000)
 """Streams of one pool in a process with several: half of what the process takes, so that no pool uses it all up."""
 
 
-async def run_control(settings: ControlSettings) -> int:
+async def run_control(settings: ControlSettings, extend: HttpExtension = no_extension) -> int:
     """Run a control server until SIGTERM or SIGINT.
+
+    Args:
+        settings: how it is started.
+        extend: adds routes to the HTTP port, such as those of the console.
 
     Returns:
         0 after an orderly end, 2 when it could not start, 1 when a service failed. The reason is then on stderr, in one
@@ -94,7 +99,7 @@ async def run_control(settings: ControlSettings) -> int:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     try:
-        await serve_until(settings, stop)
+        await serve_until(settings, stop, extend)
     except (StartError, ServiceFailed) as error:
         sys.stderr.write(f"understudy control: {error}\n")
         return WRONG_USE if isinstance(error, StartError) else FAILED
@@ -104,7 +109,7 @@ async def run_control(settings: ControlSettings) -> int:
     return 0
 
 
-async def serve_until(settings: ControlSettings, stop: asyncio.Event) -> None:
+async def serve_until(settings: ControlSettings, stop: asyncio.Event, extend: HttpExtension = no_extension) -> None:
     """Run a control server until ``stop`` is set. Raises :class:`StartError` when it cannot start."""
     async with contextlib.AsyncExitStack() as stack:
         server, grpc_port = grpc_server(settings.grpc, settings.tls, insecure=settings.insecure)
@@ -127,7 +132,9 @@ async def serve_until(settings: ControlSettings, stop: asyncio.Event) -> None:
             every_pool=not settings.pools,
         )
         actor = this_process(settings.name, "control", settings.etcd)
-        process = _Process(settings, server, listener, store, client, telemetry, record, actor, rights, http_tls)
+        process = _Process(
+            settings, server, listener, store, client, telemetry, record, actor, rights, http_tls, extend
+        )
         if settings.only:
             await process.serve_one(stop)
         else:
@@ -151,6 +158,7 @@ class _Process(msgspec.Struct, frozen=True):
     actor: Actor
     rights: RightsFile | None
     http_tls: ssl.SSLContext | None
+    extend: HttpExtension
 
     async def serve_one(self, stop: asyncio.Event) -> None:
         """Serve the one pool that this process is for. If a service of it fails, the process ends."""
@@ -246,7 +254,9 @@ class _Process(msgspec.Struct, frozen=True):
         settings = self.settings
         intake = OtlpService(self.store, asyncio.get_running_loop().time, fronts=fronts)
         add_otlp_receiver(self.server, intake)
-        admin = Admin(name=settings.name, pools=pools, store=self.store, registry=registry, rights=self.rights)
+        admin = Admin(name=settings.name, pools=pools, store=self.store, registry=registry, rights=self.rights).app()
+        guarded = self.rights is not None
+        self.extend(admin, HttpParts(settings.name, pools, self.client, settings.etcd, self.store, guarded))
 
         async def wind_down() -> None:
             lease.end()
@@ -254,7 +264,7 @@ class _Process(msgspec.Struct, frozen=True):
             await asyncio.gather(end_streams(STOP_TIMEOUT), *(service.end_streams() for service in pools.services))
             await self.server.stop(STOP_TIMEOUT)
 
-        async with serving_http(admin.app(), self.listener, self.http_tls), _otlp_http(settings, intake):
+        async with serving_http(admin, self.listener, self.http_tls), _otlp_http(settings, intake):
             await self.server.start()
             what = ", ".join(settings.pools) or "all pools"
             logger.info("control server %s serves %s: %s", settings.name, what, self.record)

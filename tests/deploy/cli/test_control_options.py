@@ -5,16 +5,24 @@ from click.testing import CliRunner
 
 from understudy.deploy.cli.main import cli
 from understudy.xds.control import server
+from understudy.xds.control.http_extension import HttpExtension, no_extension
 from understudy.xds.control.settings import ControlSettings
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[ControlSettings]:
+def extensions() -> list[HttpExtension]:
+    """What they add to their HTTP ports."""
+    return []
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch, extensions: list[HttpExtension]) -> list[ControlSettings]:
     """The settings with which control servers are started."""
     found: list[ControlSettings] = []
 
-    async def run_control(settings: ControlSettings) -> int:
+    async def run_control(settings: ControlSettings, extend: HttpExtension) -> int:
         found.append(settings)
+        extensions.append(extend)
         return 0
 
     monkeypatch.setattr(server, "run_control", run_control)
@@ -51,3 +59,21 @@ def test_pools_are_named_or_all(
 def test_anything_else_is_refused(started: list[ControlSettings], options: list[str], told: str) -> None:
     done = CliRunner().invoke(cli, ["control", "--name", "c", *options], env={"UNDERSTUDY_POOL": None})
     assert (done.exit_code, told in done.output, started) == (2, True, [])
+
+
+@pytest.mark.parametrize(
+    ("options", "served"),
+    [
+        ([], True),
+        (["--no-console"], False),
+        (["--http", "10.0.0.7:18001"], False),
+        (["--http", "10.0.0.7:18001", "--console"], True),
+        (["--http", "[::1]:18001"], True),
+    ],
+)
+def test_the_console_is_served_on_loopback_and_elsewhere_only_when_asked(
+    started: list[ControlSettings], extensions: list[HttpExtension], options: list[str], *, served: bool
+) -> None:
+    done = CliRunner().invoke(cli, ["control", "--name", "c", "--pool", "cart", *options])
+    assert (done.exit_code, done.output) == (0, "")
+    assert [one is not no_extension for one in extensions] == [served]

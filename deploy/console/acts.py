@@ -1,0 +1,153 @@
+"""What operators do at the console: drain and undrain a member, take a site offline and bring it back.
+
+Each act is the command of the same name: the same checks and the same record in the audit log
+(``understudy.deploy.operate``). ``preview`` says what it would do; ``perform`` does it.
+"""
+
+import os
+import shlex
+import socket
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from understudy.deploy.common.errors import NegativeAnswer
+from understudy.deploy.inspect.draining import owned_by
+from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.inspect.views import ranges
+from understudy.deploy.operate import service
+from understudy.deploy.operate.service import Change
+from understudy.statesync.audit.actor import account_of
+from understudy.statesync.audit.entry import TEXT_MOST, Actor
+from understudy.statesync.audit.log import OperatorLog
+from understudy.statesync.pool.records import Intent, MemberState
+from understudy.statesync.pool.state import PoolState
+from understudy.telemetry.timing.duration import parse_duration
+from understudy.xds.control.http_extension import HttpParts
+from understudy.xds.membership.cluster_state import ClusterState
+from understudy.xds.planning.plan import next_plan
+
+WHO_MOST = 60
+_KINDS = ("drain", "undrain", "site offline", "site online")
+
+
+class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a browser asks for.
+
+    Attributes:
+        act: the words of the command.
+        target: the member or the site.
+        duration: how long, such as ``10m``; '' for what the command does without ``--for``.
+        reason: why, for the audit log.
+        who: the operator's name, as they say.
+    """
+
+    act: str
+    target: str
+    duration: str = ""
+    reason: str = ""
+    who: str = ""
+
+    def fault(self) -> str:
+        """Why the wish cannot be understood; '' if it can."""
+        if self.act not in _KINDS:
+            return f"act: one of {', '.join(_KINDS)}"
+        if self.duration and (not self.limited or not self.seconds):
+            return f"duration: {self.duration!r} is not a duration; examples: 90s, 10m, 2h, 1d"
+        if len(self.reason) > TEXT_MOST:
+            return f"reason: longer than {TEXT_MOST} characters"
+        return f"who: longer than {WHO_MOST} characters" if len(self.who) > WHO_MOST else ""
+
+    @property
+    def limited(self) -> bool:
+        """Whether the act may end by itself."""
+        return self.act in ("drain", "site offline")
+
+    @property
+    def seconds(self) -> float | None:
+        """The duration in seconds."""
+        return parse_duration(self.duration, ("s", "m", "h", "d")) if self.duration else None
+
+    def command(self, pool: str) -> str:
+        """The command line that does the same."""
+        words = ["understudy", *self.act.split(), self.target]
+        words += ["--for", self.duration] if self.duration else []
+        words += ["--reason", self.reason.strip()] if self.reason.strip() else []
+        return shlex.join([*words, "--pool", pool])
+
+
+def change_of(state: PoolState, wish: Wish, now: float) -> Change:
+    """What the wish writes. Raises :class:`NegativeAnswer` if it is refused."""
+    if wish.act == "drain":
+        return service.drain(state, wish.target, now, wish.seconds)
+    if wish.act == "undrain":
+        if wish.target not in state.intents:
+            service.require_member(state, wish.target)
+            raise NegativeAnswer(f"{wish.target} is not drained")
+        return service.undrain(state, wish.target)
+    if wish.act == "site offline":
+        until = now + (wish.seconds or service.OFFLINE_SECONDS)
+        return service.site_offline(state, Intent(site=wish.target, until=until, since=now))
+    if wish.target not in state.sites:
+        raise NegativeAnswer(service.site_online(state, wish.target).nothing_to_do)
+    return service.site_online(state, wish.target)
+
+
+def preview(state: PoolState, cluster: ClusterState | None, wish: Wish, now: float) -> dict[str, Any]:
+    """The command and what it would do. Raises :class:`NegativeAnswer` if it would be refused."""
+    change = change_of(state, wish, now)
+    affected = service.members_of(state, wish.target) if wish.act.startswith("site") else [wish.target]
+    return {
+        "command": wish.command(state.keys.pool),
+        "undo": change.act.undo,
+        "until": change.intent.until if change.intent else 0.0,
+        "effect": _effect(state, cluster, wish, affected, now),
+    }
+
+
+def _effect(state: PoolState, cluster: ClusterState | None, wish: Wish, affected: list[str], now: float) -> list[str]:
+    """What happens to slots, in sentences. The moves are those of the next table that the planner would write."""
+    leaving = wish.limited
+    owned = owned_by(state, affected)
+    lines = []
+    if leaving:
+        names = ", ".join(affected) or "no member"
+        which = f" ({ranges(owned)})" if owned else ""
+        lines.append(f"{names} would hand over {len(owned)} slots{which}. No request fails.")
+    moves = _moves(cluster, wish, affected, now) if cluster else None
+    if moves is None:
+        lines.append("Where slots would go is not known: this control server has no slot table yet.")
+    elif moves:
+        parts = ", ".join(f"{count} to {member}" for member, count in sorted(moves.items()))
+        lines.append(f"The next slot table would move {sum(moves.values())} slots: {parts}.")
+    else:
+        lines.append("The slot table would move no slot.")
+    return lines
+
+
+def _moves(cluster: ClusterState, wish: Wish, affected: list[str], now: float) -> Counter[str] | None:
+    """How many slots each member would get, by the planner."""
+    offline = cluster.offline - {wish.target} if wish.act == "site online" else cluster.offline
+    offline = offline | {wish.target} if wish.act == "site offline" else offline
+    state = {"drain": MemberState.DRAINING, "undrain": MemberState.UP}.get(wish.act)
+    states = {**cluster.states, **(dict.fromkeys(affected, state) if state else {})}
+    plan = next_plan(replace(cluster, offline=offline, states=states), now)
+    if plan is None:
+        return Counter() if cluster.table else None
+    return Counter(replace(cluster, offline=offline).pending_moves(plan.table.orders).values())
+
+
+async def perform(parts: HttpParts, pool: str, wish: Wish, origin: str, now: float) -> dict[str, Any]:
+    """Do it, on records that are read now. Raises :class:`NegativeAnswer` if it is refused."""
+    state, _ = await read_pool(parts.client, pool)
+    change = change_of(state, wish, now)
+    actor = Actor(
+        wish.who.strip() or "not named",
+        socket.gethostname(),
+        f"console of {parts.name}, for {origin}, pid {os.getpid()}",
+        account_of(parts.etcd),
+    )
+    await service.carry_out(OperatorLog(parts.client, state.keys, actor, wish.reason.strip()), change)
+    return {"done": change.act.what, "undo": change.act.undo, "command": wish.command(state.keys.pool)}

@@ -1,0 +1,278 @@
+"""Follows pools for the console: reads their records while a browser looks on, and sends what changes.
+
+The feed of a pool has a watch of its own on all records of the pool. The control server's watch leaves out some of them
+(sync sets, drains). The feed starts with the first request for the pool and ends :data:`IDLE_SECONDS` after the last
+one, so a pool that nobody looks at costs nothing. Frames are built in a thread, from copies of the records, so that
+Envoys and members need not wait. If a feed fails, the control server goes on, and the next request starts it anew.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgspec
+
+from understudy.deploy.console.changes import changes
+from understudy.deploy.console.frame import Frame, Surroundings, frame_of
+from understudy.deploy.console.subscribers import StreamEvent, Subscriber, encoded
+from understudy.deploy.inspect.envoys import read_envoys
+from understudy.deploy.inspect.fronts import front_warnings, read_fronts
+from understudy.deploy.inspect.member_views import heard_by
+from understudy.statesync.etcd.informer import OUTAGE_AFTER, Informer, InformerBatch
+from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.state import PoolState
+from understudy.telemetry.store.schema import StoreError
+from understudy.xds.control.http_extension import HttpParts
+from understudy.xds.control.last_read import heartbeats_view
+from understudy.xds.control.pool_service import PoolService
+
+logger = logging.getLogger(__name__)
+
+MERGE_SECONDS = 0.05
+"""How long a frame waits after a change, so that one frame shows what belongs together."""
+LEAST_INTERVAL = 0.25
+"""Seconds between two frames: four a second at the most. A claim is shown after at most this and MERGE_SECONDS."""
+SHARE_OF_TIME = 0.2
+"""The share of time that building frames may take, so that large pools get fewer frames."""
+LONGEST_INTERVAL = 2.0
+REFRESH_SECONDS = 1.0
+"""Seconds between two looks at what etcd does not tell: heartbeats, and intents that end by themselves."""
+ASK_SECONDS = 5.0
+"""Seconds between two questions to all control servers about Envoys and requests."""
+PING_SECONDS = 5.0
+SYNC_TIMEOUT = 3.0
+"""Seconds that a request waits for the first reading of etcd. After that it gets what the control server knows."""
+IDLE_SECONDS = 60.0
+TRACES_ASKED = 200
+
+
+class PoolFeed:
+    """One pool, followed while somebody looks on. See the module."""
+
+    def __init__(self, parts: HttpParts, service: PoolService) -> None:
+        self.pool = service.pool
+        self.service = service
+        self._parts = parts
+        self._state = PoolState(PoolKeys(service.pool))
+        self._informer = Informer(parts.client, self._state.keys.records, self._on_batch)
+        self._changed = asyncio.Event()
+        self._asked = asyncio.Event()
+        self._around = Surroundings()
+        self._frame: Frame | None = None
+        self._number = 0
+        self._run_id = secrets.token_hex(4)
+        self._encoded: StreamEvent | None = None
+        self._subscribers: set[Subscriber] = set()
+        self._durations_at = float("-inf")
+        self.used_at = time.monotonic()
+
+    # What runs
+
+    async def run(self) -> None:
+        """Follow the pool until cancelled, or until nobody has looked on for a while."""
+        following = asyncio.create_task(self._informer.run(), name=f"console watch of {self.pool}")
+        asking = asyncio.create_task(self._keep_asking(), name=f"console questions of {self.pool}")
+        try:
+            await self._keep_building()
+        finally:
+            for task in (following, asking):
+                task.cancel()
+            await asyncio.gather(following, asking, return_exceptions=True)
+            self.close()
+
+    async def _keep_building(self) -> None:
+        while self._subscribers or time.monotonic() - self.used_at < IDLE_SECONDS:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REFRESH_SECONDS):
+                    await self._changed.wait()
+            await asyncio.sleep(MERGE_SECONDS)
+            if self._subscribers:
+                began = time.monotonic()
+                await self._advance()
+                took = time.monotonic() - began
+                await asyncio.sleep(min(max(LEAST_INTERVAL, took / SHARE_OF_TIME), LONGEST_INTERVAL) - MERGE_SECONDS)
+
+    async def _keep_asking(self) -> None:
+        """Ask all control servers about Envoys and requests, and the trace store how long failovers took."""
+        while True:
+            await self._ask()
+            self._asked.set()
+            self._changed.set()
+            await asyncio.sleep(ASK_SECONDS)
+
+    async def _ask(self) -> None:
+        controls = {name: at.record.http for name, at in self.service.controller.state_builder.state.controls.items()}
+        try:
+            envoys, fronts = await asyncio.gather(read_envoys(controls, self.pool), read_fronts(controls, self.pool))
+        except (KeyError, TypeError, AttributeError) as error:  # a control server of another release
+            logger.warning("pool %s: an answer about Envoys cannot be read: %r", self.pool, error)
+            envoys, fronts = {"nodes": [], "silent": {"one of them": "its answer cannot be read"}}, []
+        self._around = msgspec.structs.replace(
+            self._around, envoys=envoys, fronts=fronts, warnings=tuple(front_warnings(fronts))
+        )
+
+    def _on_batch(self, batch: InformerBatch) -> None:
+        self._state.apply(batch)
+        self._changed.set()
+
+    # Frames
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long etcd has been silent; 0 while it is not."""
+        silent = self._informer.silent_for
+        return round(silent, 1) if silent > OUTAGE_AFTER else 0.0
+
+    def records(self) -> tuple[PoolState, int]:
+        """A copy of the newest known records, and their revision. Without etcd they are the control server's last."""
+        if self._informer.synced.is_set():
+            return _copied(self._state), self._informer.revision
+        builder = self.service.controller.state_builder
+        return _copied(builder.state), builder.revision
+
+    async def frame(self) -> Frame:
+        """The pool now."""
+        self.used_at = time.monotonic()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SYNC_TIMEOUT):
+                await self._informer.synced.wait()
+                await self._asked.wait()
+        await self._advance()
+        if self._frame is None:
+            raise RuntimeError("no frame was built")
+        return self._frame
+
+    async def _advance(self) -> None:
+        """Build a frame, and send what has changed since the last one."""
+        self._changed.clear()
+        state, revision = self.records()
+        detector, now_ns = self.service.controller.detector, self.service.now_ns()
+        report = {"control": self._parts.name, "heartbeats": heartbeats_view(detector, now_ns)}
+        self._around = msgspec.structs.replace(
+            self._around, heard=heard_by([report]), took_ms=await self._durations(state)
+        )
+        before = self._frame
+        frame = await asyncio.to_thread(frame_of, state, revision, time.time(), self._around)
+        if self._frame is not before:
+            return  # another task was faster
+        differ = changes(before, frame) if before else None
+        if before is not None and differ is None:
+            return
+        self._frame = frame
+        self._number += 1
+        self._encoded = None
+        if differ is not None and self._subscribers:
+            event = encoded("changes", self.event_id, differ)
+            for one in self._subscribers:
+                one.offer(event)
+
+    async def _durations(self, state: PoolState) -> dict[str, float]:
+        """How long failovers took, from this server's trace store; asked only while one is not known."""
+        known = dict(self._around.took_ms)
+        fresh = any(at.record.trace not in known for at in state.failovers.values())
+        if fresh and time.monotonic() - self._durations_at >= REFRESH_SECONDS:
+            self._durations_at = time.monotonic()
+            with contextlib.suppress(StoreError):
+                for trace in await self._parts.store.traces(TRACES_ASKED):
+                    if trace.total_ms is not None:
+                        known[trace.trace_id] = trace.total_ms
+        return known
+
+    @property
+    def event_id(self) -> str:
+        """The id of the present frame: its revision, its number, and this run of the feed."""
+        return f"{self._frame.revision if self._frame else 0}.{self._number}.{self._run_id}"
+
+    # Streams
+
+    def close(self) -> None:
+        """End all streams."""
+        for one in self._subscribers:
+            one.close()
+
+    async def stream(self, last_id: str) -> AsyncGenerator[bytes, None]:
+        """The events for one browser, the first of them a whole frame unless it has this one already."""
+        one = Subscriber()
+        self._subscribers.add(one)
+        try:
+            await self.frame()
+            one.needs_frame = last_id != self.event_id
+            yield b"retry: 1000\n\n"
+            while not one.closed:
+                self.used_at = time.monotonic()
+                if one.needs_frame:
+                    one.needs_frame = False
+                    yield self._whole().text
+                while (event := one.take()) is not None:
+                    yield event.text
+                if not await one.wait(PING_SECONDS):
+                    yield encoded_ping(self.silent_seconds)
+        finally:
+            self._subscribers.discard(one)
+
+    def _whole(self) -> StreamEvent:
+        if self._encoded is None and self._frame is not None:
+            self._encoded = encoded("frame", self.event_id, {**self._frame.json(), "control": self._parts.name})
+        if self._encoded is None:
+            raise RuntimeError("no frame was built")
+        return self._encoded
+
+
+def encoded_ping(silent_seconds: float) -> bytes:
+    """The sign of life: an event without an id, which says for how long etcd has been silent."""
+    data: dict[str, Any] = {"silent_seconds": silent_seconds}
+    return b"event: ping\ndata: " + msgspec.json.encode(data) + b"\n\n"
+
+
+def _copied(state: PoolState) -> PoolState:
+    """The same records, in collections of its own; the records are frozen."""
+    found = PoolState(state.keys)
+    for name in PoolState.__struct_fields__:
+        value = getattr(state, name)
+        setattr(found, name, dict(value) if isinstance(value, dict) else value)
+    return found
+
+
+class Feeds:
+    """The feeds of a control server's pools; each runs while its pool is looked at."""
+
+    def __init__(self, parts: HttpParts) -> None:
+        self._parts = parts
+        self._feeds: dict[str, tuple[PoolFeed, asyncio.Task[None]]] = {}
+        self.closing = False
+
+    def of(self, service: PoolService) -> PoolFeed:
+        """The feed of a pool, started if it does not run."""
+        known = self._feeds.get(service.pool)
+        if known is not None and not known[1].done() and known[0].service is service:
+            return known[0]
+        if known is not None:
+            known[1].cancel()
+        feed = PoolFeed(self._parts, service)
+        task = asyncio.create_task(feed.run(), name=f"console of pool {service.pool}")
+        task.add_done_callback(_log_failure)
+        self._feeds[service.pool] = (feed, task)
+        return feed
+
+    def close(self) -> None:
+        """End all streams, so that the server's stop does not wait for them."""
+        self.closing = True
+        for feed, _ in self._feeds.values():
+            feed.close()
+
+    async def aclose(self) -> None:
+        """End all feeds."""
+        self.close()
+        tasks = [task for _, task in self._feeds.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("%s failed; the next request starts it again", task.get_name(), exc_info=error)

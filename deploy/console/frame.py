@@ -1,0 +1,261 @@
+"""One picture of a pool at one etcd revision, as JSON data. Pure.
+
+A frame is made from the records of one moment, so no slot has two actives in it. It consists of objects, each with a
+kind and a key: ``overview``, the members, the sites, the slots, the failovers and the Envoys. The views are those of
+the reading commands (``understudy.deploy.inspect``), with what a page needs beside them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from understudy.deploy.console.marks import UNKNOWN, Mark, marks_of, natural
+from understudy.deploy.console.problems import Problem, problems_of
+from understudy.deploy.inspect.envoys import View
+from understudy.deploy.inspect.member_views import MemberReport
+from understudy.deploy.inspect.views import failovers_view, ranges, status_view, table_view
+from understudy.statesync.pool.ownership import agreed_set
+from understudy.statesync.pool.records import Phase
+from understudy.statesync.pool.state import PoolState
+from understudy.telemetry.timing.duration import length
+
+FAILOVERS_KEPT = 200
+"""The number of newest failovers in a frame."""
+PROBLEMS_SHOWN = 50
+WELL_STATES = frozenset({"UP", "READY"})
+
+Objects = dict[str, View]
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """What a frame has beside the records of etcd.
+
+    Attributes:
+        heard: the reports of members, as this control server got them.
+        envoys: the xDS state of Envoys (``understudy.deploy.inspect.envoys``); None if it was not asked for yet.
+        fronts: what front Envoys report (``understudy.deploy.inspect.fronts``).
+        took_ms: durations of failovers by trace.
+        warnings: more warnings, such as those of front Envoys.
+    """
+
+    heard: Mapping[tuple[str, str], MemberReport] = msgspec.field(default_factory=dict)
+    envoys: View | None = None
+    fronts: Sequence[View] = ()
+    took_ms: Mapping[str, float] = msgspec.field(default_factory=dict)
+    warnings: Sequence[str] = ()
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """A pool at one revision.
+
+    Attributes:
+        pool: its name.
+        revision: the etcd revision of the records.
+        overview: the state in words and numbers, and the problems.
+        objects: by kind, the objects of that kind by their keys.
+    """
+
+    pool: str
+    revision: int
+    overview: View
+    objects: Mapping[str, Objects]
+
+    def json(self) -> dict[str, Any]:
+        """The frame for browsers."""
+        return {"pool": self.pool, "revision": self.revision, "overview": self.overview, **self.objects}
+
+
+def frame_of(state: PoolState, revision: int, now: float, around: Surroundings | None = None) -> Frame:
+    """The pool at ``now`` (wall time in seconds), by records that were read at ``revision``."""
+    around = around or Surroundings()
+    status = status_view(
+        state,
+        revision=revision,
+        envoys=around.envoys,
+        fronts=around.fronts,
+        heard=around.heard,
+        warnings=around.warnings,
+    )
+    slots = table_view(state)["slots"]
+    marks = marks_of(_named(state, status, slots))
+    members = _members(state, status["members"], marks, now)
+    failovers = _failovers(state, around.took_ms)
+    problems = problems_of(state, status, now)
+    return Frame(
+        state.keys.pool,
+        revision,
+        _overview(status, problems, failovers, members),
+        {
+            "members": members,
+            "sites": _sites(state, members, now),
+            "slots": {str(row["slot"]): _slot(state, row, marks) for row in slots},
+            "failovers": failovers,
+            "envoys": _envoys(around.envoys),
+        },
+    )
+
+
+def _named(state: PoolState, status: View, slots: Iterable[View]) -> set[str]:
+    known = {row["member"] for row in status["members"]}
+    return known | {row["owner"] for row in slots if row["owner"]} | state.members.keys()
+
+
+def _members(state: PoolState, rows: Iterable[View], marks: Mapping[str, Mark], now: float) -> Objects:
+    """The members, those with trouble first, with their marks and the intents of operators."""
+    offline = state.offline(now)
+    made = [
+        {
+            **row,
+            **_mark_view(marks.get(row["member"], UNKNOWN)),
+            "well": row["state"] in WELL_STATES and not row["reason"],
+            "out": out,
+            "until": until,
+        }
+        for row in rows
+        for out, until in (_out_of_service(state, row, offline, now),)
+    ]
+    made.sort(key=lambda row: (row["well"], natural(row["member"])))
+    return {row["member"]: row for row in made}
+
+
+def _out_of_service(state: PoolState, row: View, offline: frozenset[str], now: float) -> tuple[str, float]:
+    """Whether an operator took the member out of service (``drained``, ``site offline`` or ''), and until when."""
+    intent = state.intents.get(row["member"])
+    if intent is not None and intent.record.holds(now):
+        return "drained", intent.record.until
+    if row["site"] in offline:
+        return "site offline", state.sites[row["site"]].record.until
+    return "", 0.0
+
+
+def _sites(state: PoolState, members: Objects, now: float) -> Objects:
+    """The sites of members, and those that an operator took offline."""
+    offline = state.offline(now)
+    counted: Counter[str] = Counter()
+    well: Counter[str] = Counter()
+    active: Counter[str] = Counter()
+    for row in members.values():
+        counted[row["site"]] += 1
+        well[row["site"]] += row["well"]
+        active[row["site"]] += row["active"]
+    names = {site for site in counted if site} | offline
+    return {
+        site: {
+            "site": site,
+            "members": counted[site],
+            "well": well[site],
+            "active": active[site],
+            "offline": site in offline,
+            "state": "OFFLINE" if site in offline else "IN SERVICE",
+            "until": state.sites[site].record.until if site in offline else 0.0,
+        }
+        for site in sorted(names, key=natural)
+    }
+
+
+def _slot(state: PoolState, row: View, marks: Mapping[str, Mark]) -> View:
+    owner = row["owner"]
+    at = state.owners.get(row["slot"])
+    copies = len(agreed_set(at.record, state.sync_sets.get(row["slot"])).members) if at else 0
+    moving = row["phase"] == Phase.HANDOVER or bool(owner and row["wanted"] and row["wanted"] != owner)
+    return {
+        **{name: row[name] for name in ("slot", "owner", "epoch", "phase", "to", "order", "wanted", "cause", "since")},
+        **_mark_view(marks[owner] if owner else UNKNOWN),
+        "copies": copies,
+        "moving": moving,
+    }
+
+
+def _mark_view(mark: Mark) -> View:
+    return {"mark": mark.text, "tone": mark.tone, "pattern": mark.pattern}
+
+
+def _failovers(state: PoolState, took_ms: Mapping[str, float]) -> Objects:
+    rows = failovers_view(state)["failovers"][:FAILOVERS_KEPT]
+    return {
+        row["trace"]: {
+            **row,
+            "took_ms": took_ms.get(row["trace"]),
+            "took": length(took_ms[row["trace"]]) if row["trace"] in took_ms else "not known",
+            "who": f"{', '.join(row['from']) or 'nobody'} → {', '.join(row['to'])}",
+        }
+        for row in rows
+    }
+
+
+def _envoys(envoys: View | None) -> Objects:
+    """One object for each Envoy and control server that it is connected to."""
+    return {f"{node['node']} {node['control']}": node for node in (envoys or {}).get("nodes", ())}
+
+
+def _overview(status: View, problems: Sequence[Problem], failovers: Objects, members: Objects) -> View:
+    last = next(iter(failovers.values()), None)
+    serving = sum(row["active"] > 0 and row["state"] in WELL_STATES for row in members.values())
+    traffic = _traffic(status["fronts"]) if status["envoys"] is not None else None
+    return {
+        "level": max((problem.level for problem in problems), default=0),
+        "sentence": _sentence(status, serving, len(members)),
+        "exposure": _exposure(status["replication"]),
+        "mode": status["mode"],
+        "slots": status["slots"],
+        "generation": status["table"]["generation"],
+        "serving": serving,
+        "members": len(members),
+        "leader": next((one["name"] for one in status["controls"] if one["leader"]), ""),
+        "controls": status["controls"],
+        "last": None if last is None else {name: last[name] for name in ("trace", "kind", "started", "took", "who")},
+        "traffic": traffic,
+        "problems": [problem.view() for problem in problems[:PROBLEMS_SHOWN]],
+        "more_problems": max(len(problems) - PROBLEMS_SHOWN, 0),
+    }
+
+
+def _sentence(status: View, serving: int, members: int) -> str:
+    """The state of the pool in one sentence."""
+    slots, copies = status["slots"], status["replication"]
+    if not slots["total"]:
+        return "The pool has no slot table yet."
+    who = f"{serving} of {members} members serve"
+    if slots["served"] < slots["total"]:
+        left = slots["total"] - slots["served"]
+        return f"{left} of {slots['total']} slots have no living owner; {who}."
+    moving = slots["in_handover"] or slots["to_move"]
+    rest = f", {max(slots['in_handover'], slots['to_move'])} of them are moving" if moving else ""
+    single = copies["one_copy"] if copies else 0
+    safe = f"; {single} have a single copy" if single else "; each has two copies or more" if copies else ""
+    return f"All {slots['total']} slots are served{rest}{safe}; {who}."
+
+
+def _exposure(copies: View | None) -> str:
+    """What the death of one more member would cost."""
+    if not copies or not copies["slots"]:
+        return "Not known: there is no owner record yet."
+    if copies["one_copy"]:
+        how = "from etcd" if not copies["memory"] or not copies["wanted"] else "from etcd, which may lack newest writes"
+        return f"{copies['one_copy']} slots have a single copy: a takeover reads them {how}."
+    return "Every slot has two copies or more: the death of any one member loses no acknowledged write."
+
+
+def _traffic(fronts: Sequence[View]) -> View | None:
+    """Requests through front Envoys of late; None if none reported."""
+    minutes = max((front["minutes"] for front in fronts), default=0)
+    if not minutes:
+        return None
+    requests = sum(front["requests"] for front in fronts)
+    told = [said for front in fronts for said in front["members"].values()]
+    return {
+        "minutes": minutes,
+        "per_second": round(requests / minutes / 60, 1),
+        "elsewhere": sum(said["elsewhere"] for said in told),
+        "unanswered": sum(said["timeouts"] + said["connect_failures"] for said in told),
+    }
+
+
+def slots_by_owner(frame: Frame) -> dict[str, str]:
+    """The slots of each active as ranges, for pages without the map."""
+    found: dict[str, list[int]] = {}
+    for row in frame.objects["slots"].values():
+        found.setdefault(row["owner"] or "", []).append(row["slot"])
+    return {owner: ranges(slots) for owner, slots in found.items()}

@@ -1,0 +1,79 @@
+"""Turns views into HTML with the templates beside this file. Everything that is inserted is escaped."""
+
+import functools
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from understudy.deploy.common.printable import block, one_line
+from understudy.telemetry.slo.view import verdict, when
+
+FOLDER = Path(__file__).parent
+PAGES = (
+    ("", "Overview"),
+    ("slots", "Slot map"),
+    ("members", "Members and sites"),
+    ("failovers", "Failovers"),
+    ("explain", "Explain"),
+    ("objectives", "Objectives"),
+    ("envoys", "Envoys"),
+    ("audit", "Audit"),
+)
+"""The pages of a pool: path and title, in the order of the menu."""
+
+SIGNS = ("✓", "i", "!", "✗")
+"""A sign for each level: no problem, notice, warning, alert."""
+
+
+def render(template: str, **values: Any) -> str:  # noqa: ANN401 - what the template needs
+    """A page."""
+    return _templates().get_template(template).render(pages=PAGES, **values)
+
+
+@functools.cache
+def _templates() -> Environment:
+    templates = Environment(
+        loader=FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_visible,
+    )
+    templates.filters.update(
+        moment=moment, iso=iso, sign=SIGNS.__getitem__, search=_search, pre=_pre, verdict=verdict, when=when
+    )
+    return templates
+
+
+def _visible(value: Any) -> Any:  # noqa: ANN401 - any value that a template inserts
+    """Text without characters that hide or turn round text, such as U+202E; each is shown as its escape."""
+    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def moment(seconds: float | None) -> str:
+    """A moment in UTC, to the second; '' for none."""
+    return f"{datetime.fromtimestamp(seconds, tz=UTC):%Y-%m-%d %H:%M:%S} UTC" if seconds else ""
+
+
+def iso(seconds: float | None) -> str:
+    """The same for machines."""
+    return f"{datetime.fromtimestamp(seconds, tz=UTC):%Y-%m-%dT%H:%M:%SZ}" if seconds else ""
+
+
+def _search(members: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    """The members whose name, site or state has the text in it."""
+    wanted = text.strip().lower()
+    return [
+        row
+        for row in members
+        if not wanted or any(wanted in str(row[name]).lower() for name in ("member", "site", "state"))
+    ]
+
+
+def _pre(text: str) -> Markup:
+    """Text of several lines, escaped."""
+    return escape(block(text))

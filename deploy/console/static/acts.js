@@ -1,0 +1,93 @@
+// Acts: a dialog that shows what an act would do and the command that does the same, and then does it.
+
+import { setText } from "./live.js";
+
+const { base } = document.body.dataset;
+const dialog = document.getElementById("act");
+const byId = name => document.getElementById(`act-${name}`);
+const field = name => byId(name).value.trim();
+let wish = null;
+let opener = null;
+let asked = 0;
+
+async function send(path, body) {
+  const headers = { "Content-Type": "application/json", "X-Understudy-Console": "act" };
+  try {
+    const answer = await fetch(base + path, { method: "POST", headers, body: JSON.stringify(body) });
+    return { ok: answer.ok, view: await answer.json() };
+  } catch {
+    return { ok: false, view: { detail: "the control server does not answer" } };
+  }
+}
+
+function current() {
+  const limited = wish.act === "drain" || wish.act === "site offline";
+  return { ...wish, duration: limited ? field("for") : "", reason: field("reason"), who: field("who") };
+}
+
+async function preview() {
+  const mine = ++asked;
+  const { ok, view } = await send("preview", current());
+  if (mine !== asked) return; // a later question is under way
+  setText(byId("fault"), ok ? "" : view.detail);
+  const lines = ok ? view.effect : [];
+  byId("effect").replaceChildren(
+    ...lines.map(line => {
+      const one = document.createElement("li");
+      setText(one, line);
+      return one;
+    }),
+  );
+  setText(byId("command"), ok ? view.command : "");
+}
+
+document.addEventListener("click", event => {
+  const button = event.target.closest?.("button[data-act]");
+  if (!button) return;
+  opener = button;
+  wish = { act: button.dataset.act, target: button.dataset.target };
+  setText(byId("title"), `${wish.act[0].toUpperCase()}${wish.act.slice(1)} ${wish.target}`);
+  byId("for-row").hidden = !(wish.act === "drain" || wish.act === "site offline");
+  for (const name of ["for", "reason"]) byId(name).value = "";
+  setText(byId("unlimited"), wish.act === "drain" ? "no limit" : "2 hours");
+  if (!byId("who").readOnly) byId("who").value = localStorage.getItem("understudy-who") ?? "";
+  setText(byId("fault"), "");
+  setText(byId("command"), "");
+  byId("effect").replaceChildren();
+  dialog.showModal();
+  preview();
+});
+
+for (const name of ["for", "reason"]) byId(name).addEventListener("input", preview);
+
+byId("do").addEventListener("click", async () => {
+  if (!field("who")) {
+    setText(byId("fault"), "Give your name: the audit log says who did it.");
+    byId("who").focus();
+    return;
+  }
+  localStorage.setItem("understudy-who", field("who"));
+  byId("do").disabled = true;
+  const { ok, view } = await send("act", current());
+  byId("do").disabled = false;
+  setText(byId("fault"), ok ? "" : view.detail);
+  if (!ok) return;
+  dialog.close();
+  setText(document.getElementById("say"), `Done: ${view.done}`);
+});
+
+dialog.addEventListener("close", () => {
+  const row = opener?.closest("tr");
+  const visible = [...(row?.querySelectorAll("button[data-act]") ?? [])].find(one => one.offsetParent);
+  (visible ?? opener)?.focus();
+});
+
+// Enter in a field does it, as the button does; it must not close the dialog unseen.
+dialog.querySelector("form").addEventListener("keydown", event => {
+  if (event.key === "Enter" && event.target.matches("input")) {
+    event.preventDefault();
+    byId("do").click();
+  }
+});
+
+for (const button of document.querySelectorAll("button[data-act]")) button.disabled = false;

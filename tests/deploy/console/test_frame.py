@@ -1,0 +1,159 @@
+"""A frame of a pool: one active per slot, problems first with their commands, and what has changed since the last."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.deploy.console.pools import NOW, TRACE, a_pool, drained, failed_over, offline
+from understudy.deploy.console.changes import changes
+from understudy.deploy.console.frame import Surroundings, frame_of
+from understudy.deploy.console.marks import letters, marks_of
+from understudy.deploy.inspect.views import status_view, table_view
+from understudy.statesync.pool.records import MemberState, Owner, Phase, SyncRecord
+from understudy.statesync.pool.state import At
+from understudy.statesync.replication.sync_set import Process
+
+
+def test_a_pool_at_rest_has_no_problem_and_says_so_in_a_sentence():
+    frame = frame_of(a_pool(), 7, NOW)
+    assert frame.overview["sentence"] == "All 8 slots are served; each has two copies or more; 3 of 3 members serve."
+    assert (frame.overview["level"], frame.overview["problems"]) == (0, [])
+    assert "loses no acknowledged write" in frame.overview["exposure"]
+
+
+def test_the_rows_are_those_of_the_commands():
+    state = a_pool()
+    frame = frame_of(state, 7, NOW)
+    for row in table_view(state)["slots"]:
+        shown = frame.objects["slots"][str(row["slot"])]
+        assert {name: row[name] for name in ("owner", "epoch", "phase", "order", "cause")}.items() <= shown.items()
+    for row in status_view(state, revision=7)["members"]:
+        assert row.items() <= frame.objects["members"][row["member"]].items()
+
+
+def test_members_with_trouble_come_first_and_numbers_in_names_count():
+    state = a_pool()
+    record = state.members["cart-2"].record
+    state.members["cart-2"] = At(replace(record, state=MemberState.DOWN, reason="its check fails"), 9)
+    assert list(frame_of(state, 9, NOW).objects["members"]) == ["cart-2", "cart-1", "cart-10"]
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "text", "command"),
+    [
+        (lambda state: state.owners.pop(3), 3, "1 slots have no owner yet", "understudy failovers --pool cart"),
+        (lambda state: state.members.pop("cart-2"), 3, "owned by a member that is lost", "understudy failovers"),
+        (
+            lambda state: drained(state, "cart-1"),
+            1,
+            "cart-1 is out of service",
+            "understudy undrain cart-1 --pool cart",
+        ),
+        (lambda state: offline(state, "east"), 1, "site east is offline", "understudy site online east --pool cart"),
+        (lambda state: state.faults.update({state.keys.spec: "bad"}), 2, "", "understudy apply -f pool.yaml"),
+    ],
+)
+def test_each_problem_has_its_level_and_the_command_that_ends_it(change, level, text, command):
+    state = a_pool()
+    change(state)
+    overview = frame_of(state, 9, NOW).overview
+    found = [one for one in overview["problems"] if text in one["text"] and one["command"].startswith(command)]
+    assert found, overview["problems"]
+    assert overview["level"] >= level
+    assert overview["problems"][0]["level"] == {1: "notice", 2: "warning", 3: "alert"}[overview["level"]]
+
+
+def test_an_intent_that_has_ended_is_none():
+    state = a_pool()
+    drained(state, "cart-1", until=NOW - 1)
+    offline(state, "east", until=NOW - 1)
+    frame = frame_of(state, 9, NOW)
+    assert frame.objects["members"]["cart-1"]["out"] == ""
+    assert frame.objects["sites"]["east"]["state"] == "IN SERVICE"
+
+
+def test_a_member_out_of_service_has_its_end():
+    state = a_pool()
+    drained(state, "cart-1", until=NOW + 60)
+    offline(state, "west")
+    rows = frame_of(state, 9, NOW).objects["members"]
+    assert (rows["cart-1"]["out"], rows["cart-1"]["until"]) == ("drained", NOW + 60)
+    assert (rows["cart-2"]["out"], rows["cart-2"]["until"]) == ("site offline", 0.0)
+
+
+def test_what_is_not_known_is_not_drawn_as_empty():
+    state = a_pool()
+    del state.owners[0]
+    frame = frame_of(state, 9, NOW)
+    assert (frame.objects["slots"]["0"]["mark"], frame.objects["slots"]["0"]["tone"]) == ("?", -1)
+    assert frame.overview["traffic"] is None
+
+
+def test_a_slot_with_one_copy_is_told():
+    state = a_pool()
+    for slot, at in state.owners.items():
+        state.sync_sets[slot] = At(SyncRecord(1, (Process(at.record.active, at.record.boot),)), 4)
+    frame = frame_of(state, 9, NOW)
+    assert frame.objects["slots"]["0"]["copies"] == 1
+    assert "8 slots have a single copy" in frame.overview["exposure"]
+
+
+def test_an_envoy_that_rejects_its_configuration_is_an_alert():
+    types = [{"type": "CDS", "sent": "2", "acked": "1", "state": "ERROR", "error": "no such filter"}]
+    envoys = {"nodes": [{"node": "front-1", "control": "c", "state": "ERROR", "types": types}], "silent": {}}
+    frame = frame_of(a_pool(), 9, NOW, Surroundings(envoys=envoys))
+    assert "front-1 rejects CDS: no such filter" in frame.overview["problems"][0]["text"]
+    assert frame.objects["envoys"]["front-1 c"]["types"] == types
+
+
+def test_a_failover_says_how_long_it_took_or_that_this_is_not_known():
+    state = a_pool()
+    failed_over(state, "cart-1", "cart-2", (0, 3))
+    assert frame_of(state, 9, NOW).objects["failovers"][TRACE]["took"] == "not known"
+    told = frame_of(state, 9, NOW, Surroundings(took_ms={TRACE: 69.0}))
+    assert told.objects["failovers"][TRACE]["took"] == "69 ms"
+    assert told.overview["last"]["who"] == "cart-1 → cart-2"
+
+
+owners = st.dictionaries(
+    st.integers(0, 7),
+    st.builds(Owner, st.sampled_from(["cart-1", "cart-2"]), st.just("x"), st.integers(1, 3), st.sampled_from(Phase)),
+)
+
+
+def apply(frame: dict, changed: dict) -> dict:
+    """What a browser does with changes."""
+    for kind, value in changed.items():
+        if kind in ("pool", "revision", "overview"):
+            frame[kind] = value
+            continue
+        for key, row in value.items():
+            if row is None:
+                del frame[kind][key]
+            else:
+                frame[kind][key] = row
+    return frame
+
+
+@given(owners, owners, st.booleans())
+def test_a_frame_and_its_changes_make_the_next_frame(before, after, gone):
+    states = [a_pool(), a_pool()]
+    for state, found in zip(states, (before, after), strict=True):
+        state.owners.update({slot: At(owner, 9) for slot, owner in found.items()})
+    if gone:
+        del states[1].members["cart-10"]
+    first, second = (frame_of(state, 9, NOW) for state in states)
+    told = changes(first, second)
+    assert (told is None) == (first == second)
+    assert apply(first.json(), told or {}) == second.json()
+    for row in second.objects["slots"].values():
+        assert row["owner"] is None or isinstance(row["owner"], str), "one active, never two"
+
+
+def test_marks_differ_and_are_stable():
+    marks = marks_of(f"cart-{number}" for number in range(1000))
+    assert len({mark.text for mark in marks.values()}) == 1000
+    assert (marks["cart-0"].text, marks["cart-26"].text, marks["cart-2"].text) == ("A", "AA", "C")
+    assert [letters(at) for at in (25, 26, 701, 702)] == ["Z", "AA", "ZZ", "AAA"]
