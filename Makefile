@@ -8,7 +8,7 @@ TYPES  := build/types/understudy
 PACKAGES := xds proxy statesync telemetry deploy
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which would compile all modules anew
 
-.PHONY: help setup demo test lint format unit quick chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-telemetry bench-tcp bench-drills bench-predictive images-try etcd-stubs clean
+.PHONY: help setup demo test lint format unit quick site chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-telemetry bench-tcp bench-drills bench-predictive images-try etcd-stubs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -72,6 +72,9 @@ bench-failover: $(STAMP)  ## failovers beside Envoy and HAProxy with Redis; EVEN
 
 bench-telemetry: $(STAMP)  ## what telemetry costs requests and failovers; needs wrk; writes bench/results/telemetry.json (2 min)
 	$(BIN)/python -m bench.telemetry
+
+site: $(STAMP)  ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -f deploy/site/mkdocs.yml
 
 images-try:  ## the images' build steps without a container engine; needs root (15 s)
 	sh deploy/images/try-build.sh --twice
