@@ -1,7 +1,8 @@
 """The request headers of a session call, and the refusal of those of ours that nobody knows. Pure.
 
 A typo in ``Understudy-Consistency`` must not silently mean the default. Only the session API refuses headers: a member
-takes forwarded calls as they are, because a newer member may have checked them.
+takes forwarded calls as they are, because a newer member may have checked them. The list of headers is
+:data:`understudy.statesync.http.headers.SESSION_HEADERS`.
 """
 
 from collections.abc import Mapping
@@ -33,15 +34,7 @@ CARRIED = frozenset(
     }
 )
 """The headers of a session call; all others are dropped."""
-NAMES = (
-    "Understudy-Request",
-    "Understudy-Caller",
-    "Understudy-TTL",
-    "Understudy-Consistency",
-    "Understudy-Durability",
-    "Understudy-Touch",
-    "Understudy-Admin",
-)
+NAMES = tuple(name.title().replace("Ttl", "TTL") for name in (REQUEST_HEADER, *SESSION_HEADERS, ADMIN_HEADER))
 """Our request headers, as docs/api.md writes them."""
 _PREFIX = "understudy-"
 _VALUES: Mapping[str, tuple[str, ...]] = {

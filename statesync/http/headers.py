@@ -1,8 +1,8 @@
-"""The headers with which an application tells its sidecar what its users must not say. Pure.
+"""Our request headers: the names of those that only an application may send to its sidecar. Pure.
 
-Front Envoys remove all headers with these prefixes from clients' requests (:mod:`understudy.xds.envoy.listener`). So an
-application that passes on a user's headers does not pass on these. The proxies of a mesh remove the headers that are
-named here.
+:data:`SESSION_HEADERS` has the headers of a session call. Front Envoys remove all headers with our prefixes from
+clients' requests (:mod:`understudy.xds.envoy.listener`). So an application that passes on a user's headers does not
+pass on these. The proxies of a mesh remove the headers that are named here.
 """
 
 CLIENTS_MAY_NOT = ("understudy-", "x-understudy-")

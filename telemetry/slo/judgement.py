@@ -3,8 +3,9 @@
 An objective over a percentile is met only if enough failovers prove it. Let ``k`` of ``n`` failovers be beyond the
 target. The objective is proved at confidence ``c`` if so few would be unlikely (1 - c) with a true share of ``1 - p``
 beyond the target. With k = 0 that means n >= ln(1-c) / ln(p): 299 failovers for p99 at 95 %. Drills count as evidence
-of lengths. Counts, above all those of correctness, are judged in :mod:`understudy.telemetry.slo.counted`. :data:`BURNS`
-are the windows of the Google SRE workbook, table 5-8.
+of lengths. Counts, above all those of correctness, are judged in :mod:`understudy.telemetry.slo.counted`. The
+objectives are ``Targets`` in :mod:`understudy.telemetry.slo.model`. :data:`BURNS` are the windows of the Google SRE
+workbook, table 5-8.
 """
 
 import math

@@ -11,6 +11,9 @@ A member is lost only with a proof:
 * its stream is silent and another member misses its pulse (:mod:`understudy.statesync.heartbeat.pulse`). That tells a
   stopped process from a busy one, so load gives no extra time here.
 
+How long each of these takes is :class:`~understudy.xds.membership.member_health.DetectorTimeouts`. A pool's spec sets
+it with ``liveness`` (``Liveness`` in :mod:`understudy.statesync.pool.spec`).
+
 A member that was never heard is trusted, and silence alone never makes it lost. Beats and probes are carried by
 :mod:`understudy.xds.membership.heartbeat_server`. What follows from a death is decided by the controller.
 """
