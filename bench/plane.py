@@ -9,6 +9,7 @@ member's heartbeats to the Envoy's ACK of the endpoints without it. docs/benchma
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -123,7 +124,7 @@ class SimulatedPool:
                     answers = asyncio.create_task(_drain(call))
                     try:
                         while True:
-                            await call.write(beat.encode())
+                            await call.write(dataclasses.replace(beat, sent=time.monotonic_ns()).encode())
                             await asyncio.sleep(BEAT_INTERVAL)
                     finally:
                         answers.cancel()

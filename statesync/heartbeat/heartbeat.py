@@ -10,6 +10,7 @@ received nothing for :data:`STREAM_SILENCE`, and the sidecar opens a new one on 
 How long a member may be silent is computed in :mod:`understudy.statesync.heartbeat.adaptive_timeout`.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,9 @@ MOST_CLAIMS = 32
 """Claims that one beat tells of at the most."""
 MOST_PULSES = 256
 """Pulses that one beat tells of at the most."""
+_SENT = b'"sent":'
+_MOST_DIGITS = 18
+"""More could be no number of 64 bits."""
 MOST_STANDSTILLS = 4
 """Standstills that one beat tells of at the most."""
 
@@ -110,6 +114,46 @@ class Beat(Record):
         object.__setattr__(self, "claims", tuple(told))
         if type(self.sent) is not int or not isinstance(self.request, str):
             raise TypeError("Beat: sent is a whole number, request a text")
+
+
+class BeatReader:
+    """Reads the beats of one stream.
+
+    A member at rest says the same in every beat but for ``sent``. Parsing it again was a quarter of the CPU time of a
+    control server at rest, so only that number is read again. Any other beat is parsed as usual.
+    """
+
+    __slots__ = ("_around", "_last")
+
+    def __init__(self) -> None:
+        self._around: tuple[bytes, bytes] | None = None
+        self._last: Beat | None = None
+
+    def read(self, raw: bytes) -> Beat:
+        """The beat in ``raw``. Raises ``ValueError`` or ``TypeError`` on anything that is not one."""
+        around, digits = _around_sent(raw)
+        if self._last is not None and around is not None and around == self._around:
+            beat = copy.copy(self._last)
+            object.__setattr__(beat, "sent", int(digits))
+            return beat
+        self._around = None
+        beat = Beat.decode(raw)
+        if around is not None:
+            self._around, self._last = around, beat
+        return beat
+
+
+def _around_sent(raw: bytes) -> tuple[tuple[bytes, bytes] | None, bytes]:
+    """What stands before and behind the number ``sent``, and its digits; nothing unless it is there once, and plain.
+
+    The name with its colon occurs in no text: JSON escapes quotation marks there.
+    """
+    parts = raw.split(_SENT)
+    if len(parts) != 2:
+        return None, b""
+    digits, comma, rest = parts[1].partition(b",")
+    plain = comma and digits.isdigit() and len(digits) <= _MOST_DIGITS and (digits[:1] != b"0" or digits == b"0")
+    return ((parts[0], rest), digits) if plain else (None, b"")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from understudy.statesync.heartbeat.heartbeat import (
     STREAM_SILENCE,
     Beat,
     BeatAnswer,
+    BeatReader,
 )
 from understudy.statesync.heartbeat.probe import TryResult, ask
 from understudy.statesync.pool.pool_clock import wall_ms
@@ -178,10 +179,11 @@ class HeartbeatServer:
 
     async def _read_beats(self, stream: int, context: BeatContext, first: bytes | None) -> None:
         who: MemberBoot | None = None
+        reader = BeatReader()
         try:
             raw = await context.read() if first is None else first
             while raw is not END:
-                beat = await self._decode(raw, who, context)
+                beat = await self._decode(reader, raw, who, context)
                 who = beat.member, beat.boot
                 self._take_in(stream, beat)
                 await self._answer(stream, beat, context)
@@ -229,10 +231,10 @@ class HeartbeatServer:
                 stream.heard = now
                 stream.timeout.reschedule(asyncio.get_running_loop().time())
 
-    async def _decode(self, raw: bytes, who: MemberBoot | None, context: BeatContext) -> Beat:
+    async def _decode(self, reader: BeatReader, raw: bytes, who: MemberBoot | None, context: BeatContext) -> Beat:
         """The beat; ends the stream if it is not a valid beat of this pool and of the member that the stream is for."""
         try:
-            beat = Beat.decode(raw)
+            beat = reader.read(raw)
         except (ValueError, TypeError) as error:
             await _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, f"not a beat: {error}")
         if beat.pool != self._pool:

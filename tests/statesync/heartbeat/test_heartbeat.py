@@ -1,11 +1,14 @@
 """Busy is not dead: what is remembered of delays, what is told of them, and how much time they buy."""
 
 import json
+from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from understudy.statesync.heartbeat.adaptive_timeout import Delays, adaptive_timeout, stall_step
-from understudy.statesync.heartbeat.heartbeat import Beat
+from understudy.statesync.heartbeat.heartbeat import Beat, BeatReader
 from understudy.statesync.pool.records import MemberState
 
 
@@ -47,3 +50,40 @@ def test_a_beat_tells_whose_pulses_are_taken_and_nonsense_is_refused() -> None:
         told = {**json.loads(beat.encode()), "pulses": nonsense}
         with pytest.raises(ValueError, match="pulses"):
             Beat.decode(json.dumps(told).encode())
+
+
+beats = st.builds(
+    Beat,
+    pool=st.sampled_from(["cart", 'a "sent":1, b']),
+    member=st.just("cart-1"),
+    boot=st.just("b"),
+    state=st.just(MemberState.UP),
+    applied=st.integers(0, 2),
+    reason=st.sampled_from(["", '"sent":7,', "\\"]),
+    sent=st.integers(-1, 10**20) | st.sampled_from([0, 10, 10**17]),
+    answers=st.booleans(),
+)
+
+
+@given(st.lists(beats, max_size=8), st.lists(st.binary(max_size=30), max_size=2))
+def test_a_stream_of_beats_is_read_as_if_each_were_read_alone(sent: list[Beat], noise: list[bytes]):
+    reader = BeatReader()
+    for raw in [*(beat.encode() for beat in sent), *noise, *(beat.encode() for beat in sent)]:
+        assert _read(reader.read, raw) == _read(Beat.decode, raw)
+
+
+@pytest.mark.parametrize("number", [b"007", b"1e3", b"-1", b"1.0", b" 1", b"9" * 19, b"", b'1,"sent":2'])
+def test_a_beat_with_a_strange_number_is_not_read_by_the_one_before(number: bytes):
+    plain = Beat("cart", "cart-1", "b", MemberState.UP, 1, sent=5).encode()
+    reader = BeatReader()
+    assert reader.read(plain).sent == 5
+    assert reader.read(plain.replace(b'"sent":5', b'"sent":6')).sent == 6
+    strange = plain.replace(b'"sent":5', b'"sent":' + number)
+    assert _read(reader.read, strange) == _read(Beat.decode, strange)
+
+
+def _read(read: Callable[[bytes], Beat], raw: bytes) -> Beat | str:
+    try:
+        return read(raw)
+    except (ValueError, TypeError) as error:
+        return type(error).__name__
