@@ -8,7 +8,7 @@ TYPES  := build/types/understudy
 PACKAGES := xds proxy statesync telemetry deploy
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which would compile all modules anew
 
-.PHONY: help setup demo test lint format unit quick site chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-telemetry bench-tcp bench-drills bench-predictive images-try etcd-stubs clean
+.PHONY: help setup demo test lint format unit quick site chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-telemetry bench-tcp bench-drills bench-predictive images-try etcd-stubs clean bench-balance
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -54,6 +54,9 @@ bench-sessions: $(STAMP)  ## how quick the session path is, beside raw etcd and 
 
 bench-plane: $(STAMP)  ## what a control server for 1, 50 and 200 pools costs; writes bench/results/plane.json (8 min)
 	$(BIN)/python -m bench.plane
+
+bench-balance: $(STAMP)  ## placement by load in a simulation: 100 members, 4,096 slots; writes bench/results/balance.json (1 min)
+	$(BIN)/python -m bench.balance
 
 bench-members: $(STAMP)  ## what a sidecar costs in a pool of 4 and of 16 members; writes bench/results/members.json (5 min)
 	$(BIN)/python -m bench.members

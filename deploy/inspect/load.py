@@ -37,6 +37,17 @@ async def read_slot_loads(controls: Mapping[str, str], pool: str) -> dict[int, V
     return {row["slot"]: row for row in rows if isinstance(row.get("slot"), int)}
 
 
+def balance_warnings(statuses: Iterable[Any]) -> list[str]:
+    """A line if a rebalance would help, by the leading control server."""
+    for status in statuses:
+        advice = status.get("advice") if isinstance(status, dict) else None
+        match advice:
+            case {"moves": int(moves), "worst_before": float(now), "worst_after": float(after), "by": str(by)} if moves:
+                busiest = f"the busiest member has {now:.2f} times its share by {by}"
+                return [f"{busiest}; {moves} moves would make that {after:.2f}: 'understudy rebalance plan'"]
+    return []
+
+
 def load_table(rows: Sequence[View]) -> RenderableType:
     """The load of each member."""
     table = plain_table("load", "calls/s", "sessions", "content", "CPU", "memory", "loop late")

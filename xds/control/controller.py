@@ -28,6 +28,7 @@ from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_front import Front
 from understudy.telemetry.tracing.names import COUNT_SECONDS
 from understudy.telemetry.tracing.setup import Telemetry
+from understudy.xds.control.balancer import Balancer
 from understudy.xds.control.decision_log import DecisionLog
 from understudy.xds.control.election import Leadership
 from understudy.xds.control.leader import Leader
@@ -147,6 +148,9 @@ class Controller:
             settle=timing.settle,
         )
         self.rebalancer = Rebalancer(client, keys, leadership, self.state_builder)
+        self.balancer = Balancer(
+            client, keys, leadership, self.state_builder, lambda: self.loads.current(telemetry.now_ns()), actor.who
+        )
 
     @property
     def loads(self) -> LoadBook:
@@ -161,6 +165,7 @@ class Controller:
             "publisher": self.publisher.run(),
             "leader": self.leader.run(),
             "rebalance": self.rebalancer.run(),
+            "load balance": self.balancer.run(),
             "audit retention": self._log.run(),
             "failover tracer": self.tracer.run(),
         }

@@ -8,9 +8,9 @@ from aiohttp import web
 
 from understudy.xds.control.load_view import load_view, member_load_view
 from understudy.xds.control.pool_service import PoolService
-from understudy.xds.control.rebalance_view import asked_balance, plan_view, proposal_view
+from understudy.xds.control.rebalance_view import advice_view, asked_balance, plan_view, proposal_view
 from understudy.xds.control.replies import json_reply, problem_reply
-from understudy.xds.planning.proposal import NoProposal, propose
+from understudy.xds.planning.proposal import NoProposal, propose, worth_moving
 
 
 class LoadApi:
@@ -50,9 +50,11 @@ def load_status(service: PoolService) -> dict[str, Any]:
     """What ``/v1/status`` says of load: that of each member, and the rebalance in force."""
     controller, state = service.controller, service.controller.state_builder.state
     load = controller.loads.current(service.now_ns())
+    proposal = controller.balancer.proposal
     plan, progress = state.move_plan, state.move_progress
     return {
         "load": [member_load_view(name, one) for name, one in load.members.items()],
+        "advice": advice_view(proposal) if proposal and worth_moving(proposal) else None,
         "rebalance": plan_view(
             plan.record if plan else None, progress.record if progress else None, controller.rebalancer.waits_for
         ),

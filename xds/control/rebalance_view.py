@@ -26,6 +26,17 @@ def proposal_view(proposal: Proposal) -> dict[str, Any]:
     return view
 
 
+def advice_view(proposal: Proposal) -> dict[str, Any]:
+    """What a plan would bring now, in short."""
+    return {
+        "by": proposal.by,
+        "moves": len(proposal.moves),
+        "worst_before": round(proposal.worst_before, 3),
+        "worst_after": round(proposal.worst_after, 3),
+        "hot": [slot for slot, _, _ in proposal.hot],
+    }
+
+
 def plan_view(plan: MovePlan | None, progress: MoveProgress | None, waits_for: str) -> dict[str, Any] | None:
     """The plan in force, and how far it is carried out; None if there never was one."""
     if plan is None or progress is None or plan.plan != progress.plan:
