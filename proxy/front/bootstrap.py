@@ -28,7 +28,6 @@ def bootstrap(
     xds_addresses: Sequence[str],
     admin: str = "127.0.0.1:0",
     delta: bool = True,
-    locality: Mapping[str, str] | None = None,
     transport_socket: Mapping[str, Any] | None = None,
     trace_requests: bool = False,
     status: str = "",
@@ -46,7 +45,6 @@ def bootstrap(
         admin: IP address and port of Envoy's admin interface, which has no access control and so belongs on
             loopback; port 0 picks a free one.
         delta: incremental xDS; state of the world otherwise.
-        locality: ``region``, ``zone`` and ``sub_zone`` as far as they are known.
         transport_socket: how to speak TLS to the control servers, from :mod:`understudy.proxy.front.envoy_tls`; plain
             text without.
         trace_requests: whether Envoy adds its spans to traces that callers sample (docs/telemetry.md tells the cost).
@@ -77,8 +75,6 @@ def bootstrap(
     if trace_requests:
         ours["tracing"] = True
     node: dict[str, Any] = {"id": node_id, "cluster": pool, "metadata": {"understudy": ours}}
-    if locality:
-        node["locality"] = dict(locality)
     # What counts requests is by names that have the pool in them, so several pools are not counted here.
     counts = (
         {}

@@ -180,12 +180,10 @@ class OwnedSlots:
         owned.idle.clear()
         return owned
 
-    def reopen(self, owned: OwnedSlot, owner: Owner | None = None, fence: int = 0) -> None:
-        """Open a gate again, under a new owner record if one is given. Does nothing if the slot is lost by now."""
+    def reopen(self, owned: OwnedSlot) -> None:
+        """Open a gate again. Does nothing if the slot is lost by now."""
         if self._owned.get(owned.slot) is not owned:
             return
-        if owner is not None:
-            owned.owner, owned.fence = owner, fence
         owned.readable = owned.preparing = False
         if owned.owner.phase is Phase.STABLE:
             owned.open.set()

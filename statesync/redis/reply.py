@@ -40,15 +40,7 @@ class Push:
     items: tuple[Any, ...]
 
 
-class _NullArray:
-    """Marks the one value :data:`NULL_ARRAY`."""
-
-    __slots__ = ()
-
-
 OK: Final = Simple(b"OK")
-NULL_ARRAY: Final = _NullArray()
-"""An array that does not exist, such as the reply of an ``EXEC`` that was not carried out."""
 WRONG_TYPE: Final = RedisError("WRONGTYPE Operation against a key holding the wrong kind of value")
 
 
@@ -136,10 +128,6 @@ def _push(value: Push, protocol: int) -> bytes:
     return (b">%d\r\n%b" if protocol == 3 else b"*%d\r\n%b") % (len(value.items), _items(value.items, protocol))
 
 
-def _null_array(_: _NullArray, protocol: int) -> bytes:
-    return b"_\r\n" if protocol == 3 else b"*-1\r\n"
-
-
 _WRITERS: Final[dict[type, Callable[[Any, int], bytes]]] = {
     bool: _bool,
     dict: _map,
@@ -153,5 +141,4 @@ _WRITERS: Final[dict[type, Callable[[Any, int], bytes]]] = {
     Push: _push,
     RedisError: _error,
     Simple: _simple,
-    _NullArray: _null_array,
 }

@@ -3,7 +3,6 @@
 import pytest
 
 from understudy.statesync.redis.reply import (
-    NULL_ARRAY,
     OK,
     OrderedSet,
     Push,
@@ -19,7 +18,6 @@ from understudy.statesync.redis.reply import (
     ("value", "resp2", "resp3"),
     [
         (None, b"$-1\r\n", b"_\r\n"),
-        (NULL_ARRAY, b"*-1\r\n", b"_\r\n"),
         (b"", b"$0\r\n\r\n", b"$0\r\n\r\n"),
         (b"a\r\nb", b"$4\r\na\r\nb\r\n", b"$4\r\na\r\nb\r\n"),
         ("é", b"$2\r\n\xc3\xa9\r\n", b"$2\r\n\xc3\xa9\r\n"),
