@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from understudy.statesync.audit.chain import ChainReport
     from understudy.statesync.etcd.client import EtcdClient
+    from understudy.statesync.pool.keys import AuditKeys
 
 NEWEST = 50
 """The number of records that are listed unless the options say otherwise."""
@@ -36,6 +37,7 @@ NEWEST = 50
         "understudy audit --since 1h -o json",
         "understudy audit --follow",
         "understudy audit --verify",
+        "understudy audit --tenant acme",
     )
 )
 @click.option(
@@ -53,6 +55,7 @@ NEWEST = 50
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on with new records until Ctrl-C; with -o json one per line.")
 @click.option("--verify", is_flag=True, help="Check that no record is missing or altered, instead of listing them.")
+@click.option("--tenant", default="", help="Show the log of this tenant's quotas, of no pool. Default: none.")
 @etcd_options
 @output_option
 @pools_option(follow="--follow")
@@ -61,6 +64,7 @@ def audit(
     count: int | None,
     follow: bool,
     verify: bool,
+    tenant: str,
     pool: str | None,
     etcd: EtcdOptions,
     output: str,
@@ -76,24 +80,23 @@ def audit(
         raise click.UsageError("--verify checks all records: give it without --since, -n and --follow")
     if follow and output == "yaml":
         raise click.UsageError("--follow prints a table or, with -o json, one JSON object per line")
-    place = locate_pool(etcd, pool)
+    place = locate_pool(etcd, f"tenant {tenant}" if tenant else pool)
     if verify:
-        _verify(place, output)
+        _verify(place, tenant, output)
         return
     newest = count or (0 if seconds else NEWEST)
     since_ms = int((time.time() - seconds) * 1000) if seconds else 0
-    asyncio.run(_list(place, newest, since_ms, output, follow=follow))
+    asyncio.run(_list(place, tenant, newest, since_ms, output, follow=follow))
 
 
-async def _list(place: PoolLocation, count: int, since_ms: int, output: str, *, follow: bool) -> None:
+async def _list(place: PoolLocation, tenant: str, count: int, since_ms: int, output: str, *, follow: bool) -> None:
     from understudy.deploy.inspect.audit import follow_rows, read_rows
     from understudy.deploy.inspect.query import connect
-    from understudy.statesync.pool.keys import PoolKeys
 
-    keys = PoolKeys(place.pool)
+    keys = _keys(place, tenant)
     async with connect(place.etcd) as client:
         rows, revision = await read_rows(client, keys, count=count, since_ms=since_ms)
-        if not rows:
+        if not rows and not tenant:
             await _require_pool(client, place)
         if not follow:
             show(output, {"pool": place.pool, "records": rows}, _table)
@@ -102,6 +105,14 @@ async def _list(place: PoolLocation, count: int, since_ms: int, output: str, *, 
             _print(row, output)
         async for row in follow_rows(client, keys, revision):
             _print(row, output)
+
+
+def _keys(place: PoolLocation, tenant: str) -> "AuditKeys":
+    """The keys of the log: a pool's, or a tenant's."""
+    from understudy.statesync.pool.keys import PoolKeys
+    from understudy.statesync.tenants.keys import TenantKeys
+
+    return TenantKeys(tenant) if tenant else PoolKeys(place.pool)
 
 
 async def _require_pool(client: "EtcdClient", place: PoolLocation) -> None:
@@ -123,7 +134,7 @@ def _table(view: dict[str, Any]) -> "RenderableType":
     from understudy.deploy.common.console_style import plain_table
 
     if not view["records"]:
-        return f"pool {view['pool']}: no records"
+        return f"{view['pool']}: no records"
     table = plain_table("time", "revision", "who", "from", "what", "why", "undo")
     for row in view["records"]:
         table.add_row(*_cells(row))
@@ -142,23 +153,22 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     return moment, str(row["revision"]), row["who"] + account, place, what, row["why"], row["undo"]
 
 
-def _verify(place: PoolLocation, output: str) -> None:
+def _verify(place: PoolLocation, tenant: str, output: str) -> None:
     from understudy.deploy.inspect.audit import verify_view
 
-    view = verify_view(place.pool, asyncio.run(_reports(place)))
+    view = verify_view(place.pool, asyncio.run(_reports(place, tenant)))
     show(output, view, _report)
     if not view["whole"]:
         raise SystemExit(1)
 
 
-async def _reports(place: PoolLocation) -> "tuple[ChainReport, ...]":
+async def _reports(place: PoolLocation, tenant: str) -> "tuple[ChainReport, ...]":
     from understudy.deploy.inspect.audit import read_reports
     from understudy.deploy.inspect.query import connect
-    from understudy.statesync.pool.keys import PoolKeys
 
     async with connect(place.etcd) as client:
-        reports = await read_reports(client, PoolKeys(place.pool))
-        if not any(report.newest.number or report.faults for report in reports):
+        reports = await read_reports(client, _keys(place, tenant))
+        if not tenant and not any(report.newest.number or report.faults for report in reports):
             await _require_pool(client, place)
     return reports
 

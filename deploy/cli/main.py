@@ -41,6 +41,7 @@ SECTIONS = {
         "schema": ("understudy.deploy.cli.commands_schema", "Print the JSON schema of pool specs."),
         "import": ("understudy.deploy.cli.commands_import", "Make pool specs of another proxy's session affinity."),
         "pools": ("understudy.deploy.cli.commands_pools", "List the pools in etcd, or delete one."),
+        "tenants": ("understudy.deploy.cli.commands_tenants", "List tenants, and set what their pools may have."),
         "access": ("understudy.deploy.cli.commands_access", "Make tokens with rights for the pools of tenants."),
         "drain": ("understudy.deploy.cli.commands_drain", "Take a member out of service; no request fails."),
         "undrain": ("understudy.deploy.cli.commands_drain", "Bring a drained member back into service."),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from understudy.deploy.data.tenants import require_quota
 from understudy.statesync.audit.entry import Act, Actor
 from understudy.statesync.audit.log import OperatorLog
 from understudy.statesync.etcd.client import Compare, CreateRevision, EtcdClient, Kv, ModRevision, Put, Rejected
@@ -36,8 +37,9 @@ async def apply_spec(client: EtcdClient, spec: PoolSpec, actor: Actor, reason: s
     """Make ``spec`` the pool's spec; ``actor`` does so, and the audit log gets a record of it.
 
     Raises:
-        SpecError: it contradicts the running pool or the front of another pool, or this version cannot read the spec
-            in etcd.
+        SpecError: it contradicts the running pool or the front of another pool, does not fit into its tenant's quota,
+            or this version cannot read the spec in etcd.
+        DeployError: this user of etcd may not read what the check of the quota needs.
         Unavailable: etcd did not answer. OutcomeUnknown: it may be written; applying it again is safe.
         CompareFailed: other commands wrote the spec at the same time.
     """
@@ -49,9 +51,12 @@ async def apply_spec(client: EtcdClient, spec: PoolSpec, actor: Actor, reason: s
         running = await _running_spec(client, found, spec)
         if running == spec:
             return "unchanged"
+        compares, marks = await require_quota(client, spec, running)
         compare: Compare = ModRevision(key, found.mod_revision) if found else CreateRevision(key, 0)
         before = found.mod_revision if found else 0
-        result = await log.txn(_act(spec, running, key, before), [compare], [Put(key, value)], before)
+        result = await log.txn(
+            _act(spec, running, key, before), [compare, *compares], [Put(key, value), *marks], before
+        )
         if attempt == _ATTEMPTS - 1:
             result.or_conflict("apply")
         if result.succeeded:
@@ -79,6 +84,8 @@ async def compare_spec(client: EtcdClient, spec: PoolSpec) -> tuple[Applied, lis
     await _refuse_front_conflict(client, spec)
     found = await client.get(PoolKeys(spec.pool).spec)
     running = await _running_spec(client, found, spec)
+    if running != spec:
+        await require_quota(client, spec, running)
     if running is None and found is not None:
         return "changed", changes(PoolSpec(pool=spec.pool, protocol=spec.protocol), spec)
     if running is None:

@@ -11,11 +11,11 @@ from understudy.statesync.audit.entry import Chain, unseal
 from understudy.statesync.audit.log import read_newest
 from understudy.statesync.etcd.client import Compacted, EtcdClient, Kv
 from understudy.statesync.etcd.key_range import prefix_range
-from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.keys import AuditKeys
 
 
 async def read_rows(
-    client: EtcdClient, keys: PoolKeys, *, count: int = 0, since_ms: int = 0
+    client: EtcdClient, keys: AuditKeys, *, count: int = 0, since_ms: int = 0
 ) -> tuple[list[dict[str, Any]], int]:
     """The newest ``count`` records since a wall time, oldest first (0: all), and the revision of the reading."""
     kvs: list[Kv] = []
@@ -27,12 +27,12 @@ async def read_rows(
     return rows[-count:], revision
 
 
-def rows_of(keys: PoolKeys, kvs: Iterable[Kv]) -> list[dict[str, Any]]:
+def rows_of(keys: AuditKeys, kvs: Iterable[Kv]) -> list[dict[str, Any]]:
     """Records as output, in the order of etcd's revisions."""
     return [_row(keys, kv) for kv in sorted(kvs, key=lambda kv: kv.create_revision) if _chain_of(keys, kv) is not None]
 
 
-def _chain_of(keys: PoolKeys, kv: Kv) -> Chain | None:
+def _chain_of(keys: AuditKeys, kv: Kv) -> Chain | None:
     """The chain of a record; None if the key is not that of a record."""
     for chain in Chain:
         prefix = keys.audit_records(chain)
@@ -41,7 +41,7 @@ def _chain_of(keys: PoolKeys, kv: Kv) -> Chain | None:
     return None
 
 
-def _row(keys: PoolKeys, kv: Kv) -> dict[str, Any]:
+def _row(keys: AuditKeys, kv: Kv) -> dict[str, Any]:
     """One record: its fields, the revision of the act, and ``fault`` if it cannot be read or was altered."""
     chain = _chain_of(keys, kv)
     row: dict[str, Any] = {
@@ -62,7 +62,7 @@ def _row(keys: PoolKeys, kv: Kv) -> dict[str, Any]:
     return {**row, **entry, "chain": chain, "number": row["number"], "digest": sealed.digest}
 
 
-async def follow_rows(client: EtcdClient, keys: PoolKeys, revision: int) -> AsyncIterator[dict[str, Any]]:
+async def follow_rows(client: EtcdClient, keys: AuditKeys, revision: int) -> AsyncIterator[dict[str, Any]]:
     """Every record after ``revision``, as it is written; without end. After a compaction the missed ones are read."""
     while True:
         try:
@@ -79,7 +79,7 @@ async def follow_rows(client: EtcdClient, keys: PoolKeys, revision: int) -> Asyn
             revision = read_at
 
 
-async def read_reports(client: EtcdClient, keys: PoolKeys) -> tuple[ChainReport, ...]:
+async def read_reports(client: EtcdClient, keys: AuditKeys) -> tuple[ChainReport, ...]:
     """Both chains, checked as they are at one revision."""
     stored = {kv.key: kv async for page in client.pages(prefix_range(keys.audit)) for kv in page.kvs}
     return tuple(verify(keys, chain, stored) for chain in Chain)

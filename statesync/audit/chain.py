@@ -15,7 +15,7 @@ import msgspec
 from understudy.statesync.audit.entry import Act, Actor, Chain, Entry, Sealed, read_struct, seal, unseal
 from understudy.statesync.etcd.model import Kv, ModRevision, Put
 from understudy.statesync.parsing.stored import brief, compact_json
-from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.keys import AuditKeys
 
 NUMBER_MOST = 10**12 - 2
 _DIGEST = re.compile("([0-9a-f]{64})?")
@@ -64,14 +64,14 @@ class Addition(msgspec.Struct, frozen=True):
 
 
 def addition(
-    keys: PoolKeys, chain: Chain, end: ChainEnd, actor: Actor, act: Act, *, before: int, time_ms: int
+    keys: AuditKeys, chain: Chain, end: ChainEnd, actor: Actor, act: Act, *, before: int, time_ms: int
 ) -> Addition:
     """The next record of ``chain``, which ends at ``end``. See :class:`Entry` for ``before``."""
     number = end.mark.number + 1
     entry = Entry.of_act(
         act,
         actor,
-        pool=keys.pool,
+        pool=keys.subject,
         chain=chain,
         number=number,
         previous=end.mark.digest,
@@ -95,7 +95,7 @@ class ChainReport(msgspec.Struct, frozen=True):
     faults: tuple[str, ...]
 
 
-def verify(keys: PoolKeys, chain: Chain, stored: Mapping[str, Kv]) -> ChainReport:
+def verify(keys: AuditKeys, chain: Chain, stored: Mapping[str, Kv]) -> ChainReport:
     """Check one chain in what etcd has under the audit prefix, all read at one revision."""
     faults: list[str] = []
     anchor = _mark(stored.get(keys.audit_anchor(chain)), "the anchor", faults) or Mark()
@@ -121,7 +121,7 @@ def verify(keys: PoolKeys, chain: Chain, stored: Mapping[str, Kv]) -> ChainRepor
     return ChainReport(chain, anchor.number + 1, newest, listed)
 
 
-def _walk(keys: PoolKeys, chain: Chain, anchor: Mark, records: Sequence[Kv]) -> Iterator[tuple[str, Mark]]:
+def _walk(keys: AuditKeys, chain: Chain, anchor: Mark, records: Sequence[Kv]) -> Iterator[tuple[str, Mark]]:
     """The records in order after ``anchor``: the fault of each ('' for none), and the mark up to it."""
     at: Mark | None = anchor  # None: unknown, since the record before could not be read
     number = anchor.number
@@ -141,15 +141,15 @@ def _walk(keys: PoolKeys, chain: Chain, anchor: Mark, records: Sequence[Kv]) -> 
         yield f"record {number} was altered: {fault}" if fault else "", Mark(number, sealed.digest if sealed else "")
 
 
-def _judged(keys: PoolKeys, chain: Chain, number: int, kv: Kv, before: Mark | None) -> tuple[str, Sealed | None]:
+def _judged(keys: AuditKeys, chain: Chain, number: int, kv: Kv, before: Mark | None) -> tuple[str, Sealed | None]:
     """What is wrong with one record, '' if nothing is; and the record, if it can be read."""
     try:
         sealed = unseal(kv.value)
     except ValueError as error:
         return str(error), None
     entry = sealed.entry
-    if (entry.pool, entry.chain, entry.number) != (keys.pool, chain, number):
-        return f"it is record {entry.number} of {entry.chain} of pool {brief(entry.pool)}", sealed
+    if (entry.pool, entry.chain, entry.number) != (keys.subject, chain, number):
+        return f"it is record {entry.number} of {entry.chain} of {brief(entry.pool)}", sealed
     if before is not None and entry.previous != before.digest:
         return "it does not follow the record before it", sealed
     if kv.create_revision != kv.mod_revision:

@@ -19,7 +19,7 @@ from understudy.statesync.etcd.client import (
     TxnResult,
 )
 from understudy.statesync.etcd.key_range import KeyRange, prefix_range
-from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.keys import AuditKeys
 from understudy.telemetry.timing.backoff import Backoff
 
 KEPT = 5_000
@@ -42,7 +42,7 @@ def end_in(kv: Kv | None) -> ChainEnd | None:
         return None
 
 
-async def read_end(client: EtcdClient, keys: PoolKeys, chain: Chain) -> ChainEnd:
+async def read_end(client: EtcdClient, keys: AuditKeys, chain: Chain) -> ChainEnd:
     """Where ``chain`` ends. Without a readable mark it is where its records end, so that acts do not stop."""
     kv = await client.get(keys.audit_end(chain))
     found = end_in(kv)
@@ -84,7 +84,7 @@ class OperatorLog:
     ``why`` is the operator's reason, '' if none was given.
     """
 
-    def __init__(self, client: EtcdClient, keys: PoolKeys, actor: Actor, why: str = "") -> None:
+    def __init__(self, client: EtcdClient, keys: AuditKeys, actor: Actor, why: str = "") -> None:
         self._client = client
         self._keys = keys
         self._actor = actor
@@ -139,7 +139,7 @@ def overtaken(new: Addition, found: Sequence[Kv]) -> bool:
 
 
 async def read_newest(
-    client: EtcdClient, keys: PoolKeys, chain: Chain, count: int, revision: int = 0
+    client: EtcdClient, keys: AuditKeys, chain: Chain, count: int, revision: int = 0
 ) -> tuple[list[Kv], int]:
     """The newest ``count`` records of a chain in order, as they were at ``revision``, and that revision.
 
@@ -159,7 +159,7 @@ async def read_newest(
 
 async def trim(
     client: EtcdClient,
-    keys: PoolKeys,
+    keys: AuditKeys,
     chain: Chain,
     fence: Compare,
     *,

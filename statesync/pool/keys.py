@@ -15,11 +15,55 @@ ROOT = "/understudy/v1/"
 _DIGITS = 5
 
 
+class AuditKeys:
+    """Key names of an audit log, below :attr:`prefix`. Its records say that they are about ``subject``."""
+
+    @cached_property
+    def prefix(self) -> str:
+        """Everything of the subject starts with this."""
+        raise NotImplementedError
+
+    @property
+    def subject(self) -> str:
+        """What the records are about."""
+        raise NotImplementedError
+
+    @cached_property
+    def audit(self) -> str:
+        """Prefix of the audit log.
+
+        In a pool it stands just before the commit markers, so that :attr:`PoolKeys.records` leaves out both as one
+        range.
+        """
+        return f"{self.prefix}audit/"
+
+    def audit_records(self, chain: str) -> str:
+        """Prefix of the records of one chain of the audit log."""
+        return f"{self.audit}{chain}/"
+
+    def audit_record(self, chain: str, number: int) -> str:
+        """One record of the audit log; within a chain the keys are in the order of time."""
+        return f"{self.audit_records(chain)}{number:012d}"
+
+    def audit_end(self, chain: str) -> str:
+        """The mark of the newest record of a chain of the audit log."""
+        return f"{self.audit}end/{chain}"
+
+    def audit_anchor(self, chain: str) -> str:
+        """The mark of the last record that retention removed from a chain of the audit log."""
+        return f"{self.audit}anchor/{chain}"
+
+
 @dataclass(frozen=True)
-class PoolKeys:
+class PoolKeys(AuditKeys):
     """Key names of one pool. The prefixes are made once: every write and every change from etcd needs some."""
 
     pool: str
+
+    @property
+    def subject(self) -> str:
+        """The pool's name."""
+        return self.pool
 
     @cached_property
     def prefix(self) -> str:
@@ -77,14 +121,6 @@ class PoolKeys:
         return f"{self.prefix}revivals/"
 
     @cached_property
-    def audit(self) -> str:
-        """Prefix of the audit log.
-
-        It stands just before the commit markers, so that :attr:`records` leaves out both as one range.
-        """
-        return f"{self.prefix}audit/"
-
-    @cached_property
     def commits(self) -> str:
         """Prefix of the members' commit markers."""
         return f"{self.prefix}commits/"
@@ -136,22 +172,6 @@ class PoolKeys:
     def encryption(self) -> str:
         """The id of the key that sessions are encrypted with, if they are."""
         return f"{self.prefix}encryption"
-
-    def audit_records(self, chain: str) -> str:
-        """Prefix of the records of one chain of the audit log."""
-        return f"{self.audit}{chain}/"
-
-    def audit_record(self, chain: str, number: int) -> str:
-        """One record of the audit log; within a chain the keys are in the order of time."""
-        return f"{self.audit_records(chain)}{number:012d}"
-
-    def audit_end(self, chain: str) -> str:
-        """The mark of the newest record of a chain of the audit log."""
-        return f"{self.audit}end/{chain}"
-
-    def audit_anchor(self, chain: str) -> str:
-        """The mark of the last record that retention removed from a chain of the audit log."""
-        return f"{self.audit}anchor/{chain}"
 
     def member(self, member: str) -> str:
         """A member's record; lives on the member's lease."""

@@ -33,9 +33,14 @@ async def pool_names(client: EtcdClient) -> list[str]:
 
     Raises ``Rejected`` if this user may not read beyond its own pool.
     """
+    return await names_within(client, prefix_range(ROOT))
+
+
+async def names_within(client: EtcdClient, keys: KeyRange) -> list[str]:
+    """The same for the pools whose keys begin within a range. Raises ``Rejected`` if this user may not read it."""
     names: list[str] = []
-    rest = prefix_range(ROOT)
-    while len(names) < POOLS_MOST:
+    rest = keys
+    while len(names) < POOLS_MOST and rest.start < rest.end:
         page = await client.range(rest, limit=1, keys_only=True)
         if not page.kvs:
             break

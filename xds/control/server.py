@@ -67,6 +67,7 @@ from understudy.xds.control.process_metrics import ProcessMetrics
 from understudy.xds.control.served_fronts import ServedFronts
 from understudy.xds.control.served_pools import OnePool, Pools, ServedPools, pool_of
 from understudy.xds.control.settings import ControlSettings
+from understudy.xds.control.tenant_quota import quota_fault
 from understudy.xds.membership.heartbeat_router import HeartbeatRouter
 from understudy.xds.server.ads import AdsServer
 from understudy.xds.server.ads_router import AdsRouter
@@ -239,6 +240,8 @@ class _Process(msgspec.Struct, frozen=True):
 
     async def _check_name(self, pool: str) -> None:
         await _require_own_name(self.client, PoolKeys(pool), self.record)
+        if fault := await quota_fault(self.client, pool):
+            raise StartError(f"not served: {fault}")
 
     async def _run(
         self,

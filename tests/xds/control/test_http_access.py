@@ -21,11 +21,15 @@ from understudy.deploy.inspect.controls import AdminError, ask_control
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.tenants.keys import TenantKeys
+from understudy.statesync.tenants.tenant import Tenant, encode_tenant
 from understudy.statesync.tls.pem_files import PemFiles
 from understudy.xds.control.server import StartError, serve_until
 from understudy.xds.control.settings import ControlSettings
 
 TENANTS = {"cart": "acme", "desk": "beta", "mail": None}
+BEYOND = "vain"
+"""A pool that somebody wrote to etcd past the quota of its tenant."""
 PEOPLE = {"anna": {"acme": "operator"}, "bert": {"beta": "reader"}, "otto": {"*": "reader"}}
 
 
@@ -80,8 +84,11 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guar
         for pool, tenant in TENANTS.items():
             spec = SPEC.model_copy(update={"pool": pool, "tenant": tenant})
             await client.put(PoolKeys(pool).spec, spec.encode())
+        await client.put(TenantKeys("small").record, encode_tenant(Tenant("small", pools=0)))
+        beyond = SPEC.model_copy(update={"pool": BEYOND, "tenant": "small"})
+        await client.put(PoolKeys(BEYOND).spec, beyond.encode())
         settings = ControlSettings(
-            pools=tuple(TENANTS),
+            pools=(*TENANTS, BEYOND),
             name="control-1",
             etcd=EtcdSettings((etcd.endpoint,)),
             grpc="127.0.0.1:0",
@@ -133,6 +140,14 @@ async def test_a_caller_sees_the_pools_of_its_tenants_and_no_word_of_others(serv
     assert (await server.get("/metrics", "otto"))[0] == 200
     for path in ("/v1/traces", "/v1/spans?since=0&until=1", "/v1/requests?since=0&until=1"):
         assert (await server.get(path, "anna"))[0] == 200
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_pool_beyond_the_quota_of_its_tenant_is_not_served_and_holds_nobody_up(server: Guarded) -> None:
+    _, text = await server.get("/v1/pools", "otto")
+    reasons = {row["pool"]: row["reason"] for row in json.loads(text)["pools"]}
+    assert "small may have 0 pools, and has none" in reasons.pop(BEYOND)
+    assert set(reasons.values()) == {""}
 
 
 @pytest.mark.asyncio(loop_scope="module")
