@@ -20,7 +20,7 @@ SHOWN = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0]
 DEFAULTS = re.findall(
     r"^\| `([a-z_.*]+)` \| ([^|]+) \| ([^|]+) \|$", PAGE.partition("## Command line")[0], re.MULTILINE
 )
-TOLD_OTHERWISE = ("objectives.*", "checks.*", "members.*", "front.*", "balance.over")
+TOLD_OTHERWISE = ("objectives.*", "checks.*", "members.*", "front.*", "balance.over", "limits.concurrent_requests")
 """Rows whose defaults the spec on the page, or another class than the spec, has."""
 MILLISECONDS = {"ms": 1, "s": 1000, "": 1}
 A_FILE = re.compile(r"`((?:deploy|xds|proxy|statesync|telemetry|tests|bench)/[\w./-]+\.\w+)`")
@@ -44,10 +44,10 @@ def keys_of(mapping: dict[str, Any]) -> set[str]:
 def test_every_value_on_the_page_is_the_default_where_there_is_one() -> None:
     shown = yaml.safe_load(SHOWN)
     assert Balance.model_validate(shown.pop("balance")) == Balance()
-    for example in ("tenant", "members", "tcp", "checks", "mesh", "durability_rules", "front"):
+    for example in ("tenant", "members", "tcp", "checks", "mesh", "durability_rules", "priority_rules", "front"):
         del shown[example]
     del shown["objectives"]["rpo_async_writes"]
-    for limit in ("total_bytes", "writes_per_second", "requests_per_second"):
+    for limit in ("total_bytes", "writes_per_second", "requests_per_second", "concurrent_requests"):
         del shown["limits"][limit]
     assert parse_spec(yaml.safe_dump(shown), where="reference.md") == PoolSpec(pool="cart")
     assert {"accept_proxy_protocol": False, "send_proxy_protocol": "v1"}.items() <= Tcp().model_dump().items()

@@ -5,6 +5,7 @@ A task wakes every :data:`POLL_INTERVAL` seconds and notes how late it was. Othe
 
 import asyncio
 import contextlib
+import math
 import os
 import time
 from collections import deque
@@ -22,6 +23,8 @@ STALLED_WITHOUT_ETCD = 5.0
 """The same while etcd has no leader, and for as long after that. The calls that have waited then come all at once, to
 every member. No other member could serve instead, since nobody can claim. A process that stands still for good no
 longer hears of etcd either, so this limit does not last."""
+SMOOTHED_OVER = 1.0
+"""Seconds after which a delay weighs 1/e of a new one, so that one pause is no overload."""
 STOOD_STILL = 0.5
 """Seconds by which the event loop must be late for the process to have stood still."""
 WAKING = 1.0
@@ -85,6 +88,8 @@ class LoopLag:
         self._cpu_wait = CpuWait()
         self._ran, self._waited = time.process_time(), self._cpu_wait.seconds()
         self._stood = 0.0
+        self.smoothed = 0.0
+        """How late the event loop is, in seconds, smoothed over :data:`SMOOTHED_OVER`."""
         self._woke_at = -WAKING
         self._stills: deque[tuple[float, float]] = deque(maxlen=MOST_STANDSTILLS)
 
@@ -144,6 +149,8 @@ class LoopLag:
             if still:  # it waited for a CPU only after it was woken
                 self._stills.append((now - late + still, still))
             self._delays.note(late, now)
+            weight = 1 - math.exp(-(now - self._ran_at) / SMOOTHED_OVER)
+            self.smoothed += (max(late, 0.0) - self.smoothed) * weight
             if late > STOOD_STILL:
                 self._stood, self._woke_at = late, now
 

@@ -20,7 +20,7 @@ TITLES = {
     "session-unreadable": "The session cannot be read here",
     "precondition-failed": "A precondition does not hold",
     "session-too-large": "The session would be too large",
-    "overloaded": "Commits lag behind",
+    "overloaded": "This member is overloaded",
     "too-many-sessions": "The pool is full",
     "too-many-bytes": "The pool is full",
     "too-many-writes": "The pool is written to too fast",

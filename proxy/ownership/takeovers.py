@@ -54,6 +54,11 @@ class Contradictions:
         return last - since < LASTING_AFTER <= now - since
 
 
+LOW_PRIORITY_PAUSE = 0.1
+"""Seconds for which a member of a pool of low priority waits before it claims. When a machine with members of many
+pools dies, etcd so gets the claims of the others first. Members do not know of other pools."""
+
+
 class Takeovers:
     """The takeovers by one member. ``claiming`` is held while it claims; ``updates`` are woken after each claim."""
 
@@ -206,11 +211,14 @@ class Takeovers:
     async def _take_over(
         self, member: str, boot: str, cause: str, slots: Sequence[int], *, by_request: bool = False
     ) -> None:
-        """Claim those of ``slots`` that still belong to ``boot`` of ``member``.
+        """Claim those of ``slots`` that still belong to ``boot`` of ``member``; a pool of low priority waits first.
 
         Once more for those that are left: after a lost race, or because others may have their newest writes alone.
         """
+        spec = self._pool.spec
         dead: frozenset[Process] | None = None
+        if spec is not None and spec.priority == "low":
+            await asyncio.sleep(LOW_PRIORITY_PAUSE)
         for _ in range(2):
             async with self._claiming:
                 view = self._pool.view()

@@ -26,6 +26,7 @@ from understudy.proxy.ownership.read_proof import ReadProof
 from understudy.proxy.sessions.async_writes import AsyncWrites
 from understudy.proxy.sessions.call import Call, write_of
 from understudy.proxy.sessions.call_attempts import CallAttempts
+from understudy.proxy.sessions.load_shedding import priority_of
 from understudy.proxy.sessions.overwrite_log import OverwriteLog
 from understudy.proxy.sessions.owner_replies import ETCD_TIMEOUT, RESP_HEADERS, placed, unreadable
 from understudy.proxy.sessions.pool_quotas import PoolQuotas
@@ -115,7 +116,7 @@ class OwnerWrites:
         """Answer a write in time; the caller has entered the slot, and this leaves it."""
         write = write_of(call)
         if not isinstance(write, Reply):
-            write = self._limits.overload(spec, new=False, from_memory=self._from_memory(call, owned, spec)) or write
+            write = self._overload(call, owned, spec, new=False) or write
         if isinstance(write, Reply):
             owned.leave()
             return write
@@ -175,7 +176,7 @@ class OwnerWrites:
         ):
             return None
         from_memory = self._from_memory(call, owned, spec)
-        if self._limits.lags(spec, from_memory=from_memory) or (
+        if self._limits.lags(spec, from_memory=from_memory, priority=spec.priority_of(key)) or (
             not from_memory and self._committer.stalled(time.monotonic())
         ):
             return None
@@ -206,6 +207,11 @@ class OwnerWrites:
     def lags(self, spec: PoolSpec) -> bool:
         """Whether commits lag behind, so that a new session would be refused."""
         return self._limits.lags(spec)
+
+    def _overload(self, call: Call, owned: OwnedSlot, spec: PoolSpec, *, new: bool) -> Reply | None:
+        """The answer to a write that is not taken in because commits lag behind."""
+        priority, from_memory = priority_of(call.headers, call.key, spec), self._from_memory(call, owned, spec)
+        return self._limits.overload(spec, new=new, from_memory=from_memory, priority=priority)
 
     def _from_memory(self, call: Call, owned: OwnedSlot, spec: PoolSpec) -> bool:
         """Whether a write may be answered before etcd has it."""
@@ -270,7 +276,7 @@ class OwnerWrites:
             release()
             return Reply(200, RESP_HEADERS, outcome.reply)
         from_memory = self._from_memory(call, owned, spec)
-        refused = self._limits.overload(spec, new=True, from_memory=from_memory) if outcome.status == 201 else None
+        refused = self._overload(call, owned, spec, new=True) if outcome.status == 201 else None
         refused = refused or self._limits.too_many_requests(write, spec) or self._quotas.too_fast(spec)
         wants = _wanted(call, spec)
         if refused is None and wants != "async" and not from_memory:

@@ -16,10 +16,12 @@ from understudy.statesync.http.headers import (
     CONSISTENCY_HEADER,
     DURABILITIES,
     DURABILITY_HEADER,
+    PRIORITY_HEADER,
     SESSION_HEADERS,
     TOUCH_HEADER,
     TOUCH_VALUE,
 )
+from understudy.statesync.pool.priority import PRIORITIES
 from understudy.statesync.sessions.request_log import REQUEST_HEADER
 
 CARRIED = frozenset(
@@ -42,6 +44,7 @@ _VALUES: Mapping[str, tuple[str, ...]] = {
     ADMIN_HEADER: (ADMIN_VALUE,),
     CONSISTENCY_HEADER: CONSISTENCIES,
     DURABILITY_HEADER: DURABILITIES,
+    PRIORITY_HEADER: PRIORITIES,
     TOUCH_HEADER: (TOUCH_VALUE,),
 }
 """The headers that are read, and the values that each may have; empty: what uses the header checks it."""

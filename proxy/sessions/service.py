@@ -18,9 +18,10 @@ from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.owned_slots import NotMine, OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
-from understudy.proxy.sessions.call import TTL_MOST, Call
+from understudy.proxy.sessions.call import TTL_MOST, Call, key_text
 from understudy.proxy.sessions.call_attempts import CallAttempts
 from understudy.proxy.sessions.creation import SessionKeys, fault_of
+from understudy.proxy.sessions.load_shedding import LoadShedder
 from understudy.proxy.sessions.owner_reads import OwnerReads
 from understudy.proxy.sessions.owner_writes import Begun, OwnerWrites, Then
 from understudy.proxy.sessions.routing import OwnerRouter
@@ -56,6 +57,7 @@ class SessionService:
         clock: PoolClock,
         loop_lag: LoopLag,
         recorder: Recorder,
+        shedding: LoadShedder,
         on_answer: Callable[[Call, Reply], None],
     ) -> None:
         self._pool = pool
@@ -68,6 +70,7 @@ class SessionService:
         self._clock = clock
         self._loop_lag = loop_lag
         self._recorder = recorder
+        self._shedding = shedding
         self._on_answer = on_answer
 
     async def create(self, call: Call) -> Reply:
@@ -92,7 +95,9 @@ class SessionService:
 
     async def handle(self, call: Call) -> Reply:
         """Answer a call to one session, wherever its owner is."""
-        reply = await self._handle(call)
+        spec = self._pool.spec
+        refused = self._shedding.refusal(call.headers, call.key, spec) if spec is not None else None
+        reply = refused or await self._handle(call)
         self._on_answer(call, reply)
         if reply.status in _FOUND and TOUCH_HEADER in call.headers and not call.hop:
             await self._renew(call)
@@ -112,7 +117,7 @@ class SessionService:
         The version is None if the pool ignores lost updates.
         """
         spec = self._pool.spec
-        if spec is None:
+        if spec is None or self._sheds(command.key, spec):
             return None
         slot = spec.slot_of_bytes(command.key)
         owned = self._owned.get(slot)
@@ -129,8 +134,14 @@ class SessionService:
         spec, batch = self._pool.spec, call.batch
         if spec is None or batch is None or call.headers or not _fits(batch.key):
             return None
+        if self._sheds(batch.key, spec):
+            return None
         owned = self._owned.get(spec.slot_of_bytes(batch.key))
         return self._writes.write_now(call, owned, spec, then) if owned is not None else None
+
+    def _sheds(self, key: bytes, spec: PoolSpec) -> bool:
+        """Whether a command on this key is to be refused now."""
+        return bool(self._shedding.level) and self._shedding.refused_priority({}, key_text(key), spec) is not None
 
     def takes_writes(self) -> bool:
         """Whether the pool's spec is known, and commits do not lag behind."""
@@ -150,6 +161,8 @@ class SessionService:
         spec, headers = self._pool.spec, call.headers
         if spec is None or headers.get(CONSISTENCY_HEADER) == "stale" or TOUCH_HEADER in headers or _key_fault(call):
             return None
+        if self._shedding.refused_priority(headers, call.key, spec):
+            return None  # handle() refuses it
         slot = spec.slot_of_key(call.key)
         reply = self._reads.get_now(call, slot)
         if reply is not None:

@@ -9,6 +9,7 @@ from understudy.proxy.http.problems import Reply, problem
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.sessions.session_locks import SessionLocks
+from understudy.statesync.pool.priority import Priority
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.sessions.commit import Committer
 from understudy.statesync.sessions.session import Write
@@ -34,16 +35,16 @@ class WriteLimits:
         self._active = active
         self._counters = counters
 
-    def lags(self, spec: PoolSpec, *, from_memory: bool = False) -> bool:
+    def lags(self, spec: PoolSpec, *, from_memory: bool = False, priority: Priority = "normal") -> bool:
         """Whether commits lag behind, so that a write that begins a session would be refused."""
-        return bool(self._why(spec, new=True, from_memory=from_memory))
+        return bool(self._why(spec, new=True, from_memory=from_memory, priority=priority))
 
-    def overload(self, spec: PoolSpec, *, new: bool, from_memory: bool) -> Reply | None:
+    def overload(self, spec: PoolSpec, *, new: bool, from_memory: bool, priority: Priority) -> Reply | None:
         """The answer to a write that is not taken in because commits lag behind (``backpressure``).
 
         ``from_memory``: the write is answered before it is committed, so late commits do not matter to it.
         """
-        why = self._why(spec, new=new, from_memory=from_memory)
+        why = self._why(spec, new=new, from_memory=from_memory, priority=priority)
         if not why:
             return None
         if new:
@@ -52,7 +53,7 @@ class WriteLimits:
             self._counters.refused_writes += 1
         return problem(503, "overloaded", why, retry_after=RETRY_AFTER)
 
-    def _why(self, spec: PoolSpec, *, new: bool, from_memory: bool) -> str:
+    def _why(self, spec: PoolSpec, *, new: bool, from_memory: bool, priority: Priority) -> str:
         unsaved = self._active.unsaved_bytes
         if unsaved > spec.limits.unsaved_bytes:
             return f"{unsaved} bytes of sessions wait for etcd, more than this pool's limits.unsaved_bytes"
@@ -60,7 +61,7 @@ class WriteLimits:
             return ""
         now = self._committer.pressure(time.monotonic())
         waiting = replace(now, writes=now.writes + self._locks.waiting) if self._locks.waiting else now
-        return waiting.refusal(new=new, bound=spec.limits.queued_writes)
+        return waiting.refusal(new=new, bound=spec.limits.queued_writes, priority=priority)
 
     def too_many_requests(self, write: Write, spec: PoolSpec) -> Reply | None:
         """The answer to a write whose outcome cannot be kept: without it, a copy of the request might act again."""

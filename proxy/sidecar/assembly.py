@@ -47,6 +47,7 @@ from understudy.proxy.replication.copy_connections import CopyConnections
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.sessions.async_writes import AsyncWrites
 from understudy.proxy.sessions.creation import SessionKeys
+from understudy.proxy.sessions.load_shedding import LoadShedder
 from understudy.proxy.sessions.overwrite_log import OverwriteLog
 from understudy.proxy.sessions.owner_reads import OwnerReads
 from understudy.proxy.sessions.owner_writes import OwnerWrites
@@ -151,7 +152,7 @@ def assemble(
     handover, takeovers, reconciler = _ownership(base, replication, probe, recorder, faults)
     replication.active.on_fenced = recorder.audit.refused
     async_writes, overwritten = AsyncWrites(lambda slot: recorder.audit.lost(pool.view().owner(slot))), OverwriteLog()
-    writes, router, service = _sessions(
+    writes, router, service, shedding = _sessions(
         base, replication, probe, recorder, reads, async_writes, overwritten, takeovers, metrics
     )
     pool_watch = PoolWatch(etcd, settings.pool, partial(_no_pool, base))
@@ -184,6 +185,7 @@ def assemble(
         overwritten=overwritten,
         router=router,
         service=service,
+        shedding=shedding,
         anti_entropy=AntiEntropy(
             pool, copies.replica, _copy_repair(base, replication), etcd, recorder, interval=settings.scrub_interval
         ),
@@ -380,7 +382,7 @@ def _sessions(
     overwritten: OverwriteLog,
     takeovers: Takeovers,
     metrics: SidecarMetrics,
-) -> tuple[OwnerWrites, OwnerRouter, SessionService]:
+) -> tuple[OwnerWrites, OwnerRouter, SessionService, LoadShedder]:
     pool, copies, etcd, owned, updates = base.pool, base.copies, base.etcd, base.owned, base.updates
     clock, loop_lag = base.clock, base.loop_lag
     proof = ReadProof(deadline, replication.active, replication.connections)
@@ -400,10 +402,11 @@ def _sessions(
         overwritten,
     )
     router, keys = OwnerRouter(pool, base.client, probe, takeovers), SessionKeys(pool, owned, etcd)
+    shedding = LoadShedder(lambda: loop_lag.smoothed)
     service = SessionService(
-        pool, owned, updates, reads, writes, router, keys, clock, loop_lag, recorder, metrics.answered
+        pool, owned, updates, reads, writes, router, keys, clock, loop_lag, recorder, shedding, metrics.answered
     )
-    return writes, router, service
+    return writes, router, service, shedding
 
 
 def _drain(base: _Base) -> Drain:

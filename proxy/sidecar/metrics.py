@@ -17,6 +17,7 @@ from understudy.proxy.http.problems import PROBLEM_TYPE, TITLES, Reply
 from understudy.proxy.sessions.call import Call
 from understudy.proxy.sessions.pool_quotas import BYTES, SESSIONS, WRITES
 from understudy.proxy.sidecar.parts import Sidecar
+from understudy.statesync.pool.priority import PRIORITIES
 from understudy.statesync.pool.records import MemberState
 
 _PREFIX = "understudy_"
@@ -92,6 +93,7 @@ class PartsCollector(Collector):
         yield from self._replication()
         yield from self._load()
         yield from self._forecasts()
+        yield from self._overload()
         handovers = CounterMetricFamily(
             f"{_PREFIX}handovers",
             "Slots handed over (given, received), and handovers that this member as the owner had to give up (failed).",
@@ -212,6 +214,17 @@ class PartsCollector(Collector):
             ("load_memory_limit_bytes", "The limit of that memory; 0: not known.", report.memory_limit),
         ):
             yield GaugeMetricFamily(_PREFIX + name, text, value=float(value))
+
+    def _overload(self) -> Iterable[Metric]:
+        """What was refused because this sidecar was overloaded, and whether it is now."""
+        shedding = self._sidecar.shedding
+        text = "Calls refused because the event loop was late, by priority."
+        refused = CounterMetricFamily(f"{_PREFIX}calls_shed", text, labels=("priority",))
+        for priority in PRIORITIES:
+            refused.add_metric([priority], shedding.refused[priority])
+        yield refused
+        text = "Which calls are refused now: 0 none, 1 those of low priority, 2 normal ones beside critical ones too."
+        yield GaugeMetricFamily(f"{_PREFIX}overload_level", text, value=float(shedding.level))
 
     def _forecasts(self) -> Iterable[Metric]:
         """How much of each resource is used, and for how long it will do."""

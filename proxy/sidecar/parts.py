@@ -21,6 +21,7 @@ from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.sessions.async_writes import AsyncWrites
+from understudy.proxy.sessions.load_shedding import LoadShedder
 from understudy.proxy.sessions.overwrite_log import OverwriteLog
 from understudy.proxy.sessions.owner_writes import OwnerWrites
 from understudy.proxy.sessions.routing import OwnerRouter
@@ -63,6 +64,7 @@ class Sidecar:
     overwritten: OverwriteLog
     router: OwnerRouter
     service: SessionService
+    shedding: LoadShedder
     anti_entropy: AntiEntropy
     name: NameHolder
     registration: Registration

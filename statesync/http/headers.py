@@ -18,6 +18,7 @@ CALLER_HEADER = "understudy-caller"
 TTL_HEADER = "understudy-ttl"
 CONSISTENCY_HEADER = "understudy-consistency"
 DURABILITY_HEADER = "understudy-durability"
+PRIORITY_HEADER = "understudy-priority"
 
 TOUCH_HEADER = "understudy-touch"
 """On a ``GET``: renew the session by its lifetime."""
@@ -26,7 +27,7 @@ TOUCH_VALUE = "true"
 CONSISTENCIES = ("linearizable", "stale")
 DURABILITIES = ("sync", "async", "replicas")
 
-SESSION_HEADERS = (CALLER_HEADER, TTL_HEADER, CONSISTENCY_HEADER, DURABILITY_HEADER, TOUCH_HEADER)
+SESSION_HEADERS = (CALLER_HEADER, TTL_HEADER, CONSISTENCY_HEADER, DURABILITY_HEADER, PRIORITY_HEADER, TOUCH_HEADER)
 """Our headers that a session call may have. Add new ones here: the session API drops all others."""
 
 APPLICATION_HEADERS = (ADMIN_HEADER, *SESSION_HEADERS)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from understudy.statesync.pool.priority import CONCURRENT_LOW, Priority, PriorityRule, priority_by_rule
 from understudy.statesync.pool.session_key import SessionKey
 from understudy.statesync.pool.slots import (
     DEFAULT_SLOTS,
@@ -79,6 +80,7 @@ class Limits(_Strict):
 
     ``sessions``, ``total_bytes`` (of session bodies) and ``writes_per_second`` are for the whole pool. Each member
     enforces its share, by the slots that it is active for. ``requests_per_second`` is for each front Envoy.
+    ``concurrent_requests``: how many requests one front Envoy has under way at one member.
     """
 
     session_bytes: Annotated[int, Field(ge=1, le=1_000_000)] = 65536
@@ -89,6 +91,7 @@ class Limits(_Strict):
     total_bytes: Annotated[int, Field(ge=1, le=10**15)] | None = None
     writes_per_second: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     requests_per_second: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    concurrent_requests: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 
 
 Durability = Literal["sync", "async", "replicas"]
@@ -265,7 +268,8 @@ def _off(value: object) -> object:
     return "off" if value is False else value
 
 
-Predictive = Annotated[Literal["off", "warn", "move"], BeforeValidator(_off)]
+_PREDICTIVE_SAID = {"enum": ["off", "warn", "move", False]}
+Predictive = Annotated[Literal["off", "warn", "move"], BeforeValidator(_off), WithJsonSchema(_PREDICTIVE_SAID)]
 """What is done about a member that will fail soon by the trend of what it uses (docs/operations.md#forecasts)."""
 
 _OFF_SAID = {"enum": ["off", "plan", "auto", False]}
@@ -285,7 +289,7 @@ class Balance(_Strict):
     moves_per_hour: Annotated[int, Field(ge=1, le=100_000)] = 60
 
 
-NEWER_KEYS = ("durability_rules", "predictive")
+NEWER_KEYS = ("durability_rules", "predictive", "priority", "priority_rules")
 """Keys that release 0.1.0 does not know."""
 
 
@@ -308,6 +312,8 @@ class PoolSpec(_Strict):
     replication: Replication = Replication.model_construct()
     concurrency: Literal["ignore", "count", "refuse"] = "count"
     predictive: Predictive = "warn"
+    priority: Priority = "normal"
+    priority_rules: Annotated[tuple[PriorityRule, ...], Field(max_length=50)] = ()
     members: dict[Name, MemberSpec] = Field(default_factory=dict)
     limits: Limits = Limits.model_construct()
     objectives: Objectives = Objectives.model_construct()
@@ -366,10 +372,13 @@ class PoolSpec(_Strict):
         return self
 
     @model_validator(mode="after")
-    def _distinct_durability_rules(self) -> "PoolSpec":
+    def _distinct_rules(self) -> "PoolSpec":
         prefixes = [rule.prefix for rule in self.durability_rules]
         if len(set(prefixes)) < len(prefixes):
             raise ValueError("durability_rules: every rule needs a prefix of its own")
+        prefixes = [rule.prefix for rule in self.priority_rules]
+        if len(set(prefixes)) < len(prefixes):
+            raise ValueError("priority_rules: every rule needs a prefix of its own")
         return self
 
     @model_validator(mode="after")
@@ -413,6 +422,21 @@ class PoolSpec(_Strict):
             return self.durability
         fitting = [rule for rule in self.durability_rules if key.startswith(rule.prefix)]
         return max(fitting, key=lambda rule: len(rule.prefix)).durability if fitting else self.durability
+
+    def priority_of(self, key: str) -> Priority:
+        """The priority of a call to this session that says none itself."""
+        return priority_by_rule(self.priority_rules, key, self.priority) if self.priority_rules else self.priority
+
+    @property
+    def concurrent_requests(self) -> int | None:
+        """How many requests one front Envoy has under way at one member at the most; None: any number."""
+        given = self.limits.concurrent_requests
+        return CONCURRENT_LOW if given is None and self.priority == "low" else given
+
+    @functools.cached_property
+    def has_critical(self) -> bool:
+        """Whether the pool or some of its sessions are critical, so that normal ones are refused before them."""
+        return "critical" in (self.priority, *(rule.priority for rule in self.priority_rules))
 
     def slot_of_key(self, key: str) -> int:
         """The slot of a stored session key, by the session API or by Redis's protocol."""

@@ -43,6 +43,7 @@ from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.proxy.sessions.async_writes import AsyncWrites
 from understudy.proxy.sessions.call import Call
 from understudy.proxy.sessions.creation import SessionKeys
+from understudy.proxy.sessions.load_shedding import LoadShedder
 from understudy.proxy.sessions.overwrite_log import OverwriteLog
 from understudy.proxy.sessions.owner_reads import OwnerReads
 from understudy.proxy.sessions.owner_writes import OwnerWrites
@@ -135,6 +136,8 @@ class InProcessMember:
     def __init__(self, etcd: EtcdClient, pool: str, me: str, network: Network) -> None:
         self.pool = view_of(me, pool)
         self.loop_lag = LoopLag()
+        self.lag = 0.0
+        """How late the event loop is, as far as the refusal of calls is concerned."""
         self.keys, boot = self.pool.identity.keys, self.pool.identity.boot
         self.owned, self.drain, contact = OwnedSlots(), DrainState(self.pool), EtcdContact()
         self.clock = clock = PoolClock()
@@ -241,6 +244,7 @@ class InProcessMember:
             clock,
             self.loop_lag,
             self.recorder,
+            LoadShedder(lambda: self.lag),
             lambda _call, reply: self.answered.append(reply.status),
         )
 

@@ -102,6 +102,7 @@ class Upstream:
     health_checks: HealthChecks
     outliers: Outliers
     tcp: Tcp | None = None
+    concurrent_requests: int | None = None
 
 
 def build(view: RoutingView) -> dict[str, dict[str, bytes]]:
@@ -119,7 +120,15 @@ def build(view: RoutingView) -> dict[str, dict[str, bytes]]:
     orders = [tuple(member for member in order if member in view.members) for order in view.orders or [()] * slots]
     everybody = any_name(pool)
     spec = view.spec
-    upstream = Upstream(spec.protocol, spec.timeouts, spec.retries, spec.health_checks, spec.outliers, spec.tcp)
+    upstream = Upstream(
+        spec.protocol,
+        spec.timeouts,
+        spec.retries,
+        spec.health_checks,
+        spec.outliers,
+        spec.tcp,
+        spec.concurrent_requests,
+    )
     clusters = {member_name(pool, member): _member_cluster(pool, member, upstream) for member in sorted(view.members)}
     if spec.tcp:
         wanted = {slot_name(pool, slot): order for slot, order in enumerate(orders)}
@@ -197,7 +206,7 @@ def _eds_cluster(name: str, policy: ClusterLbPolicy, upstream: Upstream) -> Clus
         connect_timeout=timedelta(milliseconds=upstream.timeouts.connect_ms),
         lb_policy=policy,
         common_lb_config=_health_at_once(),
-        circuit_breakers=_breakers(upstream.retries),
+        circuit_breakers=_breakers(upstream.retries, upstream.concurrent_requests),
         health_checks=_health_checks(upstream.health_checks),
         outlier_detection=_outliers(upstream.outliers),
         ignore_health_on_host_removal=True,
@@ -326,9 +335,16 @@ def _health_at_once() -> ClusterCommonLbConfig:
     return ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=NOBODY_LEFT), update_merge_window=timedelta())
 
 
-def _breakers(retries: Retries) -> CircuitBreakers:
+def _breakers(retries: Retries, requests: int | None = None) -> CircuitBreakers:
+    """The limits of a cluster. Beyond ``requests`` under way at its members Envoy answers 503 at once.
+
+    Every pool has clusters of its own, so Envoy's routing priorities would separate nothing here.
+    """
     limits = CircuitBreakersThresholds(
-        max_connections=PLENTY, max_pending_requests=PLENTY, max_requests=PLENTY, max_retries=retries.at_once
+        max_connections=PLENTY,
+        max_pending_requests=PLENTY,
+        max_requests=PLENTY if requests is None else requests,
+        max_retries=retries.at_once,
     )
     return CircuitBreakers(thresholds=[limits])
 

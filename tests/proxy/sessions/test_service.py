@@ -189,3 +189,19 @@ async def test_without_a_spec_the_member_is_not_ready(pool: InProcessPool) -> No
     pool["a"].pool.state.spec = None
     assert kind_of(await pool["a"].call("GET", "k")) == (503, "not-ready")
     assert kind_of(await pool["a"].service.create(call_of())) == (503, "not-ready")
+
+
+async def test_an_overloaded_owner_refuses_low_calls_and_answers_all_others(pool: InProcessPool) -> None:
+    a, b = await pool.give("a", "b", "c"), pool["b"]
+    await a.call("PUT", "k", "one")
+    a.lag = 1.0
+    low = {"Understudy-Priority": "low"}
+
+    async def refused() -> bool:
+        return (await a.call("GET", "k", **low)).status == 503
+
+    await until(refused, 40, "the lag is looked at")
+    assert kind_of(await a.call("PUT", "k", "two", **low)) == (503, "overloaded")
+    assert kind_of(await b.call("PUT", "k", "two", **low)) == (503, "overloaded")  # a forwarded call says it too
+    assert (await a.call("GET", "k")).body == b"one"
+    assert (await a.call("PUT", "k", "three")).status == 200

@@ -181,9 +181,25 @@ def test_the_longest_prefix_that_fits_says_how_durable_a_write_is(key: str, dura
         ("", set()),
         ("predictive: warn", set()),
         ("predictive: off", {"predictive"}),
+        ("priority: low", {"priority"}),
+        ("priority_rules: [{prefix: a, priority: critical}]", {"priority_rules"}),
         ("durability_rules: [{prefix: a, durability: async}]", {"durability_rules"}),
     ],
 )
 def test_a_newer_key_is_stored_only_if_it_is_used(text: str, kept: set[str]) -> None:
     stored = json.loads(parsed(text).encode())
     assert stored.keys() & set(NEWER_KEYS) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [
+        ("", None),
+        ("priority: critical", None),
+        ("priority: low", 100),
+        ("priority: low\nlimits: {concurrent_requests: 7}", 7),
+        ("limits: {concurrent_requests: 7}", 7),
+    ],
+)
+def test_how_many_requests_an_envoy_has_under_way_at_a_member(text: str, most: int | None) -> None:
+    assert parsed(text).concurrent_requests == most
