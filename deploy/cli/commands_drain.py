@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from understudy.deploy.common.completion import complete_member
 from understudy.deploy.common.errors import NegativeAnswer
 from understudy.deploy.common.operator import reason_option, this_operator
 from understudy.deploy.common.options import (
@@ -61,7 +62,7 @@ wait_option = shown_option(
         "understudy drain cart-1 --for 10m --reason 'replace its disk'",
     )
 )
-@click.argument("member")
+@click.argument("member", shell_complete=complete_member)
 @for_option
 @reason_option
 @wait_option
@@ -98,7 +99,7 @@ async def _drain(place: PoolLocation, member: str, seconds: float | None, reason
 
 
 @click.command(epilog=examples("understudy undrain cart-1"))
-@click.argument("member")
+@click.argument("member", shell_complete=complete_member)
 @reason_option
 @pool_option(required=False)
 @etcd_options

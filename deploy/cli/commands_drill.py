@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from understudy.deploy.cli.commands_drain import duration
+from understudy.deploy.common.completion import complete_member
 from understudy.deploy.common.options import (
     EtcdOptions,
     TlsOptions,
@@ -61,6 +62,7 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
 @click.option(
     "--member",
     default="",
+    shell_complete=complete_member,
     help="Member to inject the fault into (kill, freeze, drain). Default: another one in each drill.",
 )
 @click.option(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from understudy.deploy.common.completion import complete_pool
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.options import EtcdOptions, etcd_options, examples, list_output_option, show
 from understudy.deploy.common.printable import say
@@ -79,7 +80,7 @@ def _pools_table(view: dict[str, Any]) -> "RenderableType":
         "understudy pools delete cart --yes --etcd etcd-0:2379",
     )
 )
-@click.argument("name", metavar="POOL")
+@click.argument("name", metavar="POOL", shell_complete=complete_pool)
 @click.option("--yes", is_flag=True, help="Delete without asking.")
 @click.option("--force", is_flag=True, help="Delete even while members or control servers of the pool run.")
 @etcd_options

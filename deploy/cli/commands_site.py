@@ -10,6 +10,7 @@ import click
 from understudy.deploy.cli.commands_drain import duration, follow_until_empty, wait_option
 from understudy.deploy.cli.every_pool import pools_option
 from understudy.deploy.cli.watching import watch_option
+from understudy.deploy.common.completion import complete_site
 from understudy.deploy.common.operator import reason_option, this_operator
 from understudy.deploy.common.options import (
     EtcdOptions,
@@ -91,7 +92,7 @@ async def _status(place: PoolLocation, tls: TlsOptions | None) -> dict[str, Any]
         "understudy site offline east --until-i-say --force --reason 'the site burns'",
     )
 )
-@click.argument("name", metavar="SITE")
+@click.argument("name", metavar="SITE", shell_complete=complete_site)
 @click.option(
     "--for",
     "seconds",
@@ -167,7 +168,7 @@ async def _offline(
 
 
 @site.command(epilog=examples("understudy site online east"))
-@click.argument("name", metavar="SITE")
+@click.argument("name", metavar="SITE", shell_complete=complete_site)
 @reason_option
 @pool_option(required=False)
 @etcd_options

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from understudy.deploy.cli.failures import INTERRUPTED_EXIT_CODE, Failure, translating_errors
+from understudy.deploy.common.completion import complete_pool
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.options import SECTION, EtcdOptions, Section, as_yaml, locate_pool
 from understudy.deploy.common.printable import one_line, say
@@ -38,7 +39,8 @@ def pools_option(**one_only: str) -> Callable[[F], F]:
             return _run_all(lambda name: command(pool=name, **given), names, given["output"])
 
         text = "Name of the pool, or 'all' for every pool in etcd. Default: the local pool."
-        return click.option("--pool", envvar="UNDERSTUDY_POOL", help=text)(collect)  # type: ignore[return-value]
+        option = click.option("--pool", envvar="UNDERSTUDY_POOL", shell_complete=complete_pool, help=text)
+        return option(collect)  # type: ignore[return-value]
 
     return decorate
 

@@ -10,13 +10,16 @@ import importlib
 import keyword
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from understudy import __version__
 from understudy.deploy.cli.failures import translating_errors
 from understudy.deploy.common.options import examples, shown_option
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 SECTIONS = {
     "On this machine": {
@@ -38,6 +41,7 @@ SECTIONS = {
     },
     "Operate": {
         "apply": ("understudy.deploy.cli.commands_apply", "Validate a pool spec and write it to etcd."),
+        "completion": ("understudy.deploy.cli.commands_completion", "Print the script for completion in a shell."),
         "schema": ("understudy.deploy.cli.commands_schema", "Print the JSON schema of pool specs."),
         "import": ("understudy.deploy.cli.commands_import", "Make pool specs of another proxy's session affinity."),
         "pools": ("understudy.deploy.cli.commands_pools", "List the pools in etcd, or delete one."),
@@ -88,6 +92,14 @@ class Commands(click.Group):
         for title, commands in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(f"{name:9}", line) for name, (_, line) in commands.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
+        """The commands that begin with ``incomplete``, without loading any of them."""
+        from click.shell_completion import CompletionItem
+
+        lines = {name: line for commands in SECTIONS.values() for name, (_, line) in commands.items()}
+        names = [CompletionItem(name, help=line) for name, line in lines.items() if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

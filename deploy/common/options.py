@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from understudy.deploy.common.completion import complete_pool
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.layout import Layout, read_layout, state_directory
 from understudy.deploy.common.printable import LogFormatter, printable_view, say
@@ -254,7 +255,13 @@ def examples(*lines: str) -> str:
 def pool_option(*, required: bool) -> Callable[[F], F]:
     """The option ``--pool``."""
     default = "" if required else " Default: the local pool."
-    return click.option("--pool", envvar="UNDERSTUDY_POOL", required=required, help=f"Name of the pool.{default}")
+    return click.option(
+        "--pool",
+        envvar="UNDERSTUDY_POOL",
+        required=required,
+        shell_complete=complete_pool,
+        help=f"Name of the pool.{default}",
+    )
 
 
 def spec_file_option(note: str = "") -> Callable[[F], F]:
