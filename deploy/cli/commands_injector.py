@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
-from understudy.deploy.common.options import address, examples, shown_option, start_logging
+from understudy.deploy.common.logs import LogOptions, start_logging
+from understudy.deploy.common.options import address, examples, shown_option
 from understudy.deploy.common.printable import say
 
 if TYPE_CHECKING:  # it imports pydantic, which would slow down --help
@@ -145,7 +146,7 @@ _PASSED_ON = (
 @sidecar_options
 @click.pass_obj
 def injector(
-    log_level: str,
+    logs: LogOptions,
     listen: str,
     metrics: str,
     cert_dir: Path | None,
@@ -164,7 +165,7 @@ def injector(
         raise DeployError(f"{missing.name} is not installed: pip install 'understudy[injector]'") from None
     if (cert_dir is None) == (not self_signed):
         raise DeployError("the webhook needs a certificate: give either --cert-dir DIR or --self-signed")
-    start_logging(log_level)
+    start_logging(logs)
     place = InjectorPlace(namespace, service, certificates_secret if self_signed else "")
     settings = InjectorSettings(listen, sidecar, place, metrics, cert_dir, self_signed)
     raise SystemExit(asyncio.run(run_injector(settings)))

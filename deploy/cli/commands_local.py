@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from understudy.deploy.common.layout import STATE_DIRECTORY
+from understudy.deploy.common.logs import LogOptions
 from understudy.deploy.common.options import address, app_health_option, examples, require_name, shown_option
 
 
@@ -96,7 +97,7 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
 )
 @click.pass_obj
 def up(
-    log_level: str,
+    logs: LogOptions,
     members: int,
     app: str,
     app_health: str,
@@ -136,6 +137,6 @@ def up(
         listen=listen,
         otlp_http=otlp_http,
         sites=sites,
-        log_level=log_level,
+        log_level=logs.level,
     )
     raise SystemExit(asyncio.run(run_up(settings)))

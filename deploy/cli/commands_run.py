@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from understudy.deploy.common.logs import LogOptions, start_logging
 from understudy.deploy.common.options import (
     PRIVATE_FILE,
     EtcdOptions,
@@ -26,7 +27,6 @@ from understudy.deploy.common.options import (
     pool_option,
     require_name,
     shown_option,
-    start_logging,
     tls_options,
 )
 from understudy.statesync.pool.addresses import split_address
@@ -144,7 +144,7 @@ def control(
     for pool in pools:
         require_name("--pool", pool)
     require_name("--name", name)
-    start_logging(context.obj)
+    start_logging(context.obj, pool=pools[0] if len(pools) == 1 else "", control=name)
     settings = ControlSettings(
         pools=pools,
         name=name,
@@ -318,7 +318,7 @@ def _pools(context: click.Context, pools: tuple[str, ...], *, all_pools: bool) -
 @etcd_options
 @click.pass_obj
 def sidecar(
-    log_level: str,
+    logs: LogOptions,
     member: str,
     pool: str,
     app: str,
@@ -357,7 +357,7 @@ def sidecar(
     for option, name in (("--member", member), ("--pool", pool), ("--site", site)):
         if name:
             require_name(option, name)
-    start_logging(log_level)
+    start_logging(logs, pool=pool, member=member)
     settings = SidecarSettings(
         member=member,
         pool=pool,
@@ -441,7 +441,7 @@ def sidecar(
 @tls_options
 @click.pass_obj
 def envoy(
-    log_level: str,
+    logs: LogOptions,
     node: str,
     pool: str | None,
     pools: str,
@@ -462,7 +462,7 @@ def envoy(
     """
     from understudy.proxy.front.envoy import EnvoySettings, run_envoy
 
-    start_logging(log_level)
+    start_logging(logs, pool=pool or "", front=node)
     settings = EnvoySettings(
         node_id=node,
         pool="" if pools else _own_pool(pool),

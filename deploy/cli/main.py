@@ -16,6 +16,7 @@ import click
 
 from understudy import __version__
 from understudy.deploy.cli.failures import translating_errors
+from understudy.deploy.common.logs import LogFormat, LogOptions
 from understudy.deploy.common.options import examples, shown_option
 
 if TYPE_CHECKING:
@@ -141,11 +142,18 @@ class Commands(click.Group):
     envvar="UNDERSTUDY_LOG_LEVEL",
     help="Log level of the long-running commands; they log to stderr.",
 )
+@shown_option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    envvar="UNDERSTUDY_LOG_FORMAT",
+    help="Log format of control, sidecar, envoy and injector: text, or one JSON object per line.",
+)
 @click.version_option(__version__, message="understudy %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, log_level: str) -> None:
+def cli(ctx: click.Context, log_level: str, log_format: LogFormat) -> None:
     """Run stateful services behind Envoy that lose no session when a member dies."""
-    ctx.obj = log_level
+    ctx.obj = LogOptions(log_level, log_format)
 
 
 def main() -> None:

@@ -5,9 +5,7 @@ An address comes from the option, else from the environment, else from the state
 
 import functools
 import json
-import logging
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -19,7 +17,7 @@ import msgspec
 from understudy.deploy.common.completion import complete_pool
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.layout import Layout, read_layout, state_directory
-from understudy.deploy.common.printable import LogFormatter, printable_view, say
+from understudy.deploy.common.printable import printable_view, say
 from understudy.statesync.etcd.settings import DEFAULT_ENDPOINT, EtcdSettings
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.app_health import AppHealth
@@ -375,10 +373,3 @@ def as_yaml(view: Mapping[str, Any]) -> str:
     import yaml
 
     return yaml.safe_dump(json.loads(json.dumps(view)), sort_keys=False, width=2**31)
-
-
-def start_logging(level: str) -> None:
-    """Set up logging to stderr, for the long-running commands."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LogFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler])

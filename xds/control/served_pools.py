@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from understudy.statesync.etcd.client import EtcdError
+from understudy.statesync.process.log_context import LOG_POOL
 from understudy.statesync.process.services import running_services, set_within
 from understudy.telemetry.receiver.front_tally import FrontTally
 from understudy.telemetry.timing.backoff import Backoff
@@ -174,6 +175,7 @@ class ServedPools:
 
     async def _keep(self, run: _Run) -> None:
         """Run a pool's service until it is to stop, and again after every failure."""
+        LOG_POOL.set(run.pool)
         backoff = Backoff(RESTART_FIRST, RESTART_LONGEST)
         while not run.stop.is_set():
             began = _now()
