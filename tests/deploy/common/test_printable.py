@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Group
 from rich.text import Text
 
-from understudy.deploy.cli.main import Failure
+from understudy.deploy.cli.failures import Failure
 from understudy.deploy.common.console_style import Terminal, plain_table
 from understudy.deploy.common.options import show
 from understudy.deploy.common.printable import LogFormatter, block, one_line, printable_view
