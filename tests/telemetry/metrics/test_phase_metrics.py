@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.harness.commands import ROOT
+from tests.test_pages import anchors
 from understudy.telemetry.metrics.phase_metrics import PhaseMetrics, expose
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import trace_seed
@@ -116,9 +117,22 @@ def test_rules_and_dashboard_name_only_metrics_that_are_explained():
 def test_every_alert_says_what_to_do_and_is_on_the_page():
     alerts = [rule for rule in rules() if "alert" in rule]
     for alert in alerts:
-        assert alert["annotations"].keys() == {"summary", "description"}
+        assert alert["annotations"].keys() == {"summary", "description", "runbook_url"}
         assert alert["labels"]["severity"] in ("page", "ticket")
     assert re.findall(r"^\| `(Understudy[A-Za-z]+)`", PAGE, re.MULTILINE) == [alert["alert"] for alert in alerts]
+
+
+def test_every_alert_leads_to_its_own_section_of_operations():
+    page = (ROOT / "docs/operations.md").read_text()
+    section = page.partition("## When an alert fires\n")[2].partition("\n## ")[0]
+    alerts = {rule["alert"]: rule["annotations"]["runbook_url"] for rule in rules() if "alert" in rule}
+    assert re.findall(r"^### (.*)$", section, re.MULTILINE) == list(alerts)
+    for alert, url in alerts.items():
+        assert url == f"https://understudy.dev/operations/#{alert.lower()}"
+        assert url.partition("#")[2] in anchors(page)
+    for text in section.split("\n### ")[1:]:
+        assert "\n- Look at: " in text
+        assert "\n- Do: " in text
 
 
 def test_the_dashboard_has_the_form_that_grafana_takes():
