@@ -32,6 +32,7 @@ SECTIONS = {
             "understudy.deploy.cli.commands_status",
             "Show the state of members, control servers, etcd and Envoys.",
         ),
+        "top": ("understudy.deploy.cli.commands_top", "Show a pool live in the terminal: slot map, members, problems."),
         "table": ("understudy.deploy.cli.commands_read", "Show the active, standby and backup members of all slots."),
         "explain": ("understudy.deploy.cli.commands_read", "Show the slot, the owner and the state of one session."),
         "sessions": ("understudy.deploy.cli.commands_read", "List sessions with slot, size and expiry."),
