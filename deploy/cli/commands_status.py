@@ -122,7 +122,7 @@ async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOp
     from understudy.deploy.inspect.controls import ask_controls
     from understudy.deploy.inspect.draining import blocked_drains
     from understudy.deploy.inspect.envoys import read_envoys
-    from understudy.deploy.inspect.fronts import front_warnings, read_fronts
+    from understudy.deploy.inspect.fronts import front_warnings, place_warnings, read_fronts
     from understudy.deploy.inspect.load import balance_warnings, load_by_member
     from understudy.deploy.inspect.member_views import forecast_warnings, heard_by
     from understudy.deploy.inspect.missing_members import missing_warnings
@@ -160,6 +160,7 @@ async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOp
             *missing_warnings(statuses),
             *balance_warnings(statuses),
             *front_warnings(fronts),
+            *place_warnings(statuses),
         ],
         heard=heard_by(statuses),
     )

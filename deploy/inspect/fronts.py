@@ -27,6 +27,13 @@ async def read_fronts(controls: Mapping[str, str], pool: str) -> list[View]:
     return fronts_view(await ask_controls(controls.values(), "/v1/fronts", pool))
 
 
+def place_warnings(statuses: Iterable[Any]) -> Iterable[str]:
+    """A warning if front Envoys of several pools do not serve the pool as its spec says, from ``/v1/status``."""
+    faults = {status.get("xds", {}).get("front_fault", "") for status in statuses if isinstance(status, dict)}
+    for fault in sorted(faults - {""}):
+        yield f"front Envoys of several pools do not serve this pool as its spec says: {fault}"
+
+
 def fronts_view(answers: Iterable[Any]) -> list[View]:
     """One entry per Envoy: its requests, those without a session key, and the members that did not answer it."""
     found: dict[str, View] = {}

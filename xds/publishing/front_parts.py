@@ -5,6 +5,7 @@ endpoints are the pools' own. The routes of a port are one table: a virtual host
 it the routes of its pools, those of the longest path first.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -123,9 +124,8 @@ class Composer:
 
 
 def _encoded_table(name: str, parts: Sequence[FrontPart]) -> Resource:
-    from understudy.xds.envoy.messages import VirtualHost
     from understudy.xds.envoy.resources import part_name
-    from understudy.xds.envoy.routes import table_of_pools, virtual_host
+    from understudy.xds.envoy.routes import table_of_pools
 
     by_host: dict[str, list[tuple[int, str, Resource]]] = defaultdict(list)
     clusters: set[str] = set()
@@ -139,7 +139,16 @@ def _encoded_table(name: str, parts: Sequence[FrontPart]) -> Resource:
     for host, found in sorted(by_host.items()):
         # Each part is the encoding of a virtual host with nothing but its routes and a name; the last name counts.
         routes = b"".join(one.value for _, _, one in sorted(found, key=lambda one: one[:2]))
-        hosts.append(routes + virtual_host(VirtualHost(name=host, domains=[host]), b""))
+        hosts.append(routes + _host_head(host))
     limits = {part.pool: part.per_second for part in parts if part.per_second is not None}
     value = table_of_pools(name, hosts, limits)
     return encode(ROUTES, name, value, points_at=References(clusters=frozenset(clusters)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _host_head(host: str) -> bytes:
+    """A virtual host without its routes."""
+    from understudy.xds.envoy.messages import VirtualHost
+    from understudy.xds.envoy.routes import virtual_host
+
+    return virtual_host(VirtualHost(name=host, domains=[host]), b"")

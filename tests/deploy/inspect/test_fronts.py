@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from understudy.deploy.inspect.fronts import front_warnings, fronts_table, fronts_view
+from understudy.deploy.inspect.fronts import front_warnings, fronts_table, fronts_view, place_warnings
 from understudy.deploy.inspect.tables import status_table
 from understudy.deploy.inspect.views import status_view
 from understudy.statesync.pool.keys import PoolKeys
@@ -67,3 +67,11 @@ def test_status_draws_it():
     assert "front-1 (5 min) 1000 73%" in shown
     assert "c 12" in shown
     assert "check whether its application hangs" in shown
+
+
+def test_a_pool_without_its_place_at_the_front_envoys_is_told_once():
+    why = "front: pool 'cart' has host * with path / on port 80"
+    answers = [{"xds": {"front_fault": why}}, {"xds": {"front_fault": why}}, {"xds": {}}, {}, "no answer"]
+    assert list(place_warnings(answers)) == [
+        f"front Envoys of several pools do not serve this pool as its spec says: {why}"
+    ]

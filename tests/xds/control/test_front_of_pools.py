@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ssl
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -161,6 +162,8 @@ async def test_a_control_server_that_cannot_read_a_pool_takes_no_routes_of_it_aw
         await here.change(unmanned)
         await here.front()
         await here.answers(port, SHOP, "/desk", {"503"})
+        await until(lambda: _pools_of_reports(here.control), 40, "Envoy reports the request with its pool")
+        assert await _pools_of_reports(here.control) == {B}
         async with kept_alive(KeepAlive(port, get(SHOP, "/"))) as clients:
             await here.pools.client.put(here.pools[B].keys.spec, b"{no spec")
             here.control.kill()
@@ -173,6 +176,12 @@ async def test_a_control_server_that_cannot_read_a_pool_takes_no_routes_of_it_aw
             await here.answers(port, SHOP, "/desk", {"503"})
             await clients.more()
         clients.untouched()
+
+
+async def _pools_of_reports(control: Control) -> set[str]:
+    """The pools of the requests that Envoy reported as failed."""
+    told = await control.ask(f"/v1/requests?since=0&until={time.time_ns()}&pool={B}")
+    return {report["attributes"]["understudy.pool"] for report in told["reports"]}
 
 
 async def _is_refused(control: Control, pool: str) -> bool:
