@@ -10,8 +10,8 @@ from understudy.deploy.common.logs import LogOptions
 from understudy.deploy.common.options import address, app_health_option, examples, require_name, shown_option
 
 
-def site_names(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Option callback: site names, separated by commas."""
+def domain_names(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Option callback: names of sites, zones or hosts, separated by commas."""
     names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
     for name in names:
         require_name(parameter.opts[0], name)
@@ -52,6 +52,7 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
         "understudy up --members 2 --app 'python shop.py' --listen 127.0.0.1:9000",
         "understudy up --members 4 --sites east,west",
         "understudy up -f cart.yaml -f desk.yaml",
+        "understudy up --members 6 --zones a,b,c",
     )
 )
 @shown_option("--members", type=click.IntRange(1, 32), default=3, help="Number of members.")
@@ -76,7 +77,22 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
     "--otlp-http", is_flag=True, help="Receive OTLP over HTTP as well, at each control server on a free port."
 )
 @click.option(
-    "--sites", callback=site_names, metavar="NAME,...", help="Assign the members to these sites in turn. Default: none."
+    "--sites",
+    callback=domain_names,
+    metavar="NAME,...",
+    help="Assign the members to these sites in turn. Default: none.",
+)
+@click.option(
+    "--zones",
+    callback=domain_names,
+    metavar="NAME,...",
+    help="Assign the members of each site to these zones in turn. Default: none.",
+)
+@click.option(
+    "--hosts",
+    callback=domain_names,
+    metavar="NAME,...",
+    help="Say that the members of each zone run on these hosts in turn. Default: none.",
 )
 @shown_option("--pool", envvar="UNDERSTUDY_POOL", default="cart", help="Name of the pool.")
 @click.option(
@@ -107,6 +123,8 @@ def up(
     etcds: str,
     otlp_http: bool,
     sites: tuple[str, ...],
+    zones: tuple[str, ...],
+    hosts: tuple[str, ...],
     pool: str,
     files: tuple[Path, ...],
     directory: Path,
@@ -138,5 +156,7 @@ def up(
         otlp_http=otlp_http,
         sites=sites,
         log_level=logs.level,
+        zones=zones,
+        hosts=hosts,
     )
     raise SystemExit(asyncio.run(run_up(settings)))

@@ -5,6 +5,7 @@ They turn options into settings. A process that cannot start prints the reason i
 
 import asyncio
 import ipaddress
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.logs import LogOptions, start_logging
 from understudy.deploy.common.options import (
     PRIVATE_FILE,
@@ -39,6 +41,16 @@ if TYPE_CHECKING:
 
 
 DEFAULT_LISTEN = "127.0.0.1:8080"
+
+
+def zone_name(_: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Option callback: the name of a zone, which may be the value of a label in Kubernetes."""
+    if value and not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", value):
+        raise DeployError(
+            f"{parameter.opts[0]} {value!r}: a zone has 1 to 63 letters, digits and . _ -, and starts and ends with a "
+            "letter or digit"
+        )
+    return value
 
 
 def own_checks(_: click.Context, parameter: click.Parameter, value: str) -> "tuple[CheckSpec, ...]":
@@ -266,13 +278,26 @@ def _pools(context: click.Context, pools: tuple[str, ...], *, all_pools: bool) -
     callback=address,
     help="Address for /metrics without a client certificate, HOST:PORT. Default: only on --peer.",
 )
-@click.option("--node", default="", help="Name of the machine, shown by 'understudy status -o json'. Default: none.")
+@click.option(
+    "--host",
+    "--node",
+    "node",
+    envvar=["UNDERSTUDY_HOST", "UNDERSTUDY_NODE"],
+    default="",
+    help="Name of the host that this member runs on (failure domain). Default: not known.",
+)
 @click.option(
     "--app-cgroup",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Directory of the application's cgroup (v2); its CPU and memory count as this member's load. Default: none.",
 )
 @click.option("--site", default="", help="Name of the site (failure domain). Default: none.")
+@click.option(
+    "--zone",
+    default="",
+    callback=zone_name,
+    help="Name of the host's zone within the site (failure domain). Default: not known.",
+)
 @shown_option(
     "--weight",
     type=click.IntRange(1, 1000),
@@ -337,6 +362,7 @@ def sidecar(
     node: str,
     app_cgroup: Path | None,
     site: str,
+    zone: str,
     weight: int,
     priority: int,
     drain_seconds: float,
@@ -377,6 +403,7 @@ def sidecar(
         node=node,
         app_cgroup=app_cgroup,
         site=site,
+        zone=zone,
         weight=weight,
         priority=priority,
         drain_seconds=drain_seconds,

@@ -43,9 +43,9 @@ class FrontAddresses:
 
 @dataclass(frozen=True, slots=True)
 class MemberAddresses:
-    """A member: application, session API, Redis port, peer API and health port (all ``host:port``), and its site.
+    """A member: application, session API, Redis port, peer API and health port (all ``host:port``).
 
-    '' stands for no site, and for no Redis port.
+    And its failure domains. '' stands for no site, zone or host, and for no Redis port.
     """
 
     name: str
@@ -55,6 +55,8 @@ class MemberAddresses:
     health: str
     site: str = ""
     redis: str = ""
+    zone: str = ""
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ class SidecarOptions:
     redis: str = ""
     metrics: str = ""
     site: str = ""
+    zone: str = ""
     node: str = ""
     weight: str = ""
     priority: str = ""
@@ -62,6 +63,7 @@ def sidecar_arguments(place: SidecarOptions) -> tuple[str, ...]:
         "--app": place.app,
         "--app-health": place.app_health,
         "--site": place.site,
+        "--zone": place.zone,
         "--node": place.node,
         "--weight": place.weight,
         "--priority": place.priority,

@@ -82,6 +82,7 @@ def _member_view(name: str, state: PoolState, roles: Counter[str], heard: Member
         "member": name,
         "state": str(reported[0]),
         "site": member.site if member else "",
+        "zone": member.zone if member else "",
         "active": roles["active"],
         "standby": roles["standby"],
         "backup": roles["backup"],

@@ -60,7 +60,7 @@ def members_table(members: Sequence[Mapping[str, Any]]) -> RenderableType:
             member["member"],
             coloured(member["state"]),
             *(str(member[role]) for role in ("active", "standby", "backup")),
-            member["site"],
+            "/".join(part for part in (member["site"], member["zone"]) if part),
             member["boot"][:8],
             member["app"],
         )
@@ -94,7 +94,7 @@ def slot_table(view: View, *, every: bool) -> RenderableType:
     away = f", offline: {', '.join(view['offline'])}" if view["offline"] else ""
     heading = Text(f"pool {view['pool']}, table generation {view['generation']}{away}")
     if every:
-        table = plain_table("slot", "owner", "epoch", "phase", "order", "wanted active", "cause")
+        table = plain_table("slot", "owner", "epoch", "phase", "order", "apart", "wanted active", "cause")
         for row in view["slots"]:
             wanted = row["wanted"] or ""
             table.add_row(
@@ -103,20 +103,32 @@ def slot_table(view: View, *, every: bool) -> RenderableType:
                 str(row["epoch"] or ""),
                 row["phase"] + (f" to {row['to']}" if row["to"] else ""),
                 " > ".join(row["order"]),
+                row["apart"]["level"],
                 "" if wanted == row["owner"] else wanted,
                 row["cause"],
             )
-        return Group(heading, table)
-    table = plain_table("active > standby > backup", "slots", "phase", "epochs", "which")
+        return Group(heading, table, *_why_not_further(view))
+    table = plain_table("active > standby > backup", "slots", "phase", "apart", "epochs", "which")
     for group in summarise_table(view):
         table.add_row(
             " > ".join(group["order"]) or "none",
             str(group["count"]),
             group["phase"],
+            group["apart"]["level"],
             _span(group["epochs"]),
             _shortened(group["slots"]),
         )
-    return Group(heading, table, Text("for a line per slot: understudy table --all", style="dim"))
+    hint = Text("for a line per slot: understudy table --all", style="dim")
+    return Group(heading, table, *_why_not_further(view), hint)
+
+
+def _why_not_further(view: View) -> list[Text]:
+    """A line for each reason why copies are not apart at a higher level."""
+    reasons = {(row["apart"]["level"], row["apart"]["why"]) for row in view["slots"] if row["apart"]["why"]}
+    return [
+        Text(f"copies are apart by {level}: {why}" if level != "none" else why, style="dim")
+        for level, why in sorted(reasons)
+    ]
 
 
 def explain_table(view: View) -> RenderableType:
@@ -134,6 +146,8 @@ def explain_table(view: View) -> RenderableType:
     table.add_row("owner", _owner_line(view))
     table.add_row("standby", order[1] if len(order) > 1 else "none")
     table.add_row("backups", ", ".join(order[2:]) or "none")
+    apart = view["apart"]
+    table.add_row("copies apart by", Text(apart["level"] + (f": {apart['why']}" if apart["why"] else "")))
     if restored := view["restored"]:
         table.add_row("restored", Text(f"{utc_time(restored['at'])}, and not written since: {_missing(restored)}"))
     session = view["session"]

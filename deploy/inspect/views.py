@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from understudy.deploy.inspect.member_views import MemberReport, View, member_views, order_of, slots_of
+from understudy.deploy.inspect.placement import Distances
 from understudy.deploy.inspect.query import unreadable_spec
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.parsing.stored import read_json
@@ -111,11 +112,12 @@ def table_view(state: PoolState, slots: Iterable[int] | None = None) -> View:
     """The output of ``table``: for each slot its order, owner, epoch and phase."""
     table = state.table.record if state.table else None
     wanted = range(slots_of(state)) if slots is None else slots
+    distances = Distances(state)
     return {
         "pool": state.keys.pool,
         "generation": table.generation if table else None,
         "offline": list(table.offline) if table else [],
-        "slots": [_slot_view(state, slot) for slot in wanted],
+        "slots": [_slot_view(state, slot, distances) for slot in wanted],
     }
 
 
@@ -129,6 +131,7 @@ def summarise_table(view: View) -> list[View]:
             "order": list(order),
             "phase": phase,
             "wanted": wanted,
+            "apart": rows[0]["apart"],
             "count": len(rows),
             "slots": ranges(row["slot"] for row in rows),
             "epochs": sorted({row["epoch"] for row in rows if row["epoch"] is not None}),
@@ -156,7 +159,7 @@ def explain_view(
         "key": found.key if found else key,
         "read_as": hashed.read_as,
         "hashed": hashed.text,
-        **(_NO_SLOT if slot is None else _slot_view(state, slot)),
+        **(_NO_SLOT if slot is None else _slot_view(state, slot, Distances(state))),
         "session": _session_view(found, now_ms, body=body) if found else None,
         "restored": None if slot is None else _restored_view(state, found, found.slot if found else slot, now_ms),
     }
@@ -252,6 +255,7 @@ def _warnings(
     yield from (f"{name}: {at.record.clock}" for name, at in sorted(state.members.items()) if at.record.clock)
     for site in state.table.record.offline if state.table else ():
         yield f"site {site} is offline: its members get no slots until 'understudy site online {site}'"
+    yield from Distances(state).warnings()
     unreadable = unreadable_spec(state)
     if unreadable:
         yield unreadable
@@ -265,7 +269,7 @@ def _warnings(
 _NO_SLOT: View = {"slot": None, "order": [], "owner": None}
 
 
-def _slot_view(state: PoolState, slot: int) -> View:
+def _slot_view(state: PoolState, slot: int, distances: Distances) -> View:
     table = state.table.record if state.table else None
     at = state.owners.get(slot)
     owner = at.record if at else None
@@ -280,6 +284,7 @@ def _slot_view(state: PoolState, slot: int) -> View:
         "cause": owner.cause if owner else "",
         "since": owner.since if owner else None,
         "wanted": table.active_of(slot) if table else None,
+        "apart": distances.of(slot),
     }
 
 

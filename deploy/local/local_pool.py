@@ -67,7 +67,7 @@ class LocalSettings:
     ``more``: the specs of further pools, each with as many members; one front Envoy serves all of them, at the host of
     ``listen``. ``app_timeout`` is the number of seconds for ``app`` to become ready after all other processes; the
     examples have more. ``otlp_http``: control servers also receive OTLP over HTTP. ``sites``: members are assigned to
-    them in turn.
+    them in turn, those of a site to ``zones`` in turn, and those of a zone to ``hosts`` in turn.
     """
 
     directory: Path
@@ -82,6 +82,8 @@ class LocalSettings:
     listen: str = ""
     otlp_http: bool = False
     sites: tuple[str, ...] = ()
+    zones: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     log_level: str = "info"
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
@@ -156,11 +158,21 @@ def _members(settings: LocalSettings, pool: str, ports: PortPicker) -> tuple[Mem
             session_api=ports.pick(),
             peer=ports.pick(),
             health=ports.pick(),
-            site=settings.sites[(number - 1) % len(settings.sites)] if settings.sites else "",
             redis=ports.pick(),
+            **_domains(settings, number - 1),
         )
         for number in range(1, settings.members + 1)
     )
+
+
+def _domains(settings: LocalSettings, number: int) -> dict[str, str]:
+    """The site, zone and host of a member, by its number from 0: all that are named are used."""
+    found = {}
+    for level, names in (("site", settings.sites), ("zone", settings.zones), ("host", settings.hosts)):
+        if names:
+            number, place = divmod(number, len(names))
+            found[level] = names[place]
+    return found
 
 
 def _etcd_peers(settings: LocalSettings, ports: PortPicker) -> tuple[str, ...]:
@@ -288,6 +300,8 @@ def member_place(settings: LocalSettings, layout: Layout, place: MemberAddresses
         peer=place.peer,
         health=place.health,
         site=place.site,
+        zone=place.zone,
+        node=place.host,
         log_level=settings.log_level,
     )
 

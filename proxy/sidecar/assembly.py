@@ -523,4 +523,5 @@ def _record(settings: SidecarSettings, boot: str) -> Member:
         since=time.time(),
         version=service_version(),
         node=settings.node,
+        zone=settings.zone,
     )

@@ -23,10 +23,10 @@ class SidecarSettings:
     "off" for none. ``envoy_admin`` is the admin address of a local Envoy that must be ready before this member is.
     ``allow_command_checks``: the pool's spec may run commands here. ``checks`` are further checks of this member alone.
     ``metrics`` is a port for Prometheus without certificates (``host:port``), '' for none. ``node`` is the name of the
-    machine, for people. ``app_cgroup`` is the directory of the application's cgroup (v2), whose CPU and memory count as
-    this member's. ``scrub_interval`` is the shortest time in seconds between two slots compared with etcd.
-    ``app_memory_limit`` is a limit in bytes for the application's resident memory, 0 for that of its control group.
-    ``watched_disks`` are paths whose file systems must not fill.
+    host, and ``zone`` that of its zone within ``site``. ``app_cgroup`` is the directory of the application's cgroup
+    (v2), whose CPU and memory count as this member's. ``scrub_interval`` is the shortest time in seconds between two
+    slots compared with etcd. ``app_memory_limit`` is a limit in bytes for the application's resident memory, 0 for that
+    of its control group. ``watched_disks`` are paths whose file systems must not fill.
     ``tls`` is for the peer API, on both sides, and for the control servers' gRPC ports; without it all are plain text.
     ``trust_domain`` is that of the SPIFFE ids in the others' certificates.
     ``session_token_file`` holds the tokens of the session API, ``socket_mode`` its permissions if it is a Unix socket.
@@ -50,6 +50,7 @@ class SidecarSettings:
     node: str = ""
     app_cgroup: Path | None = None
     site: str = ""
+    zone: str = ""
     weight: int = 10
     priority: int = 1
     drain_seconds: float = 10.0

@@ -92,13 +92,14 @@ class Record:
 class Member(Record):
     """One application instance with its sidecar; lives on the sidecar's lease.
 
-    ``boot`` is drawn anew at each start of the sidecar, so a restarted member is told from its former self.
-    ``app`` and ``peer`` are ``host:port``; so is ``health``, which front Envoys ask ('' if there is none). ``node`` is
-    the machine that it runs on, if it knows. ``reason`` says why the state is not UP. ``stall`` is how late its event
-    loop recently was, in seconds, rounded up to a step: probes of the member wait that much longer. ``life`` is how
-    many takeovers this process has survived. ``clock`` says what is wrong with its wall clock. ``forecast`` says what
-    the member is going to run out of, and ``forecast_level`` how sure and how soon that is; both are '' if nothing is
-    expected. ``forecast_end`` is when that will be (wall time in seconds; 0: not known).
+    ``boot`` is drawn anew at each start of the sidecar, so a restarted member is told from its former self. ``app`` and
+    ``peer`` are ``host:port``; so is ``health``, which front Envoys ask ('' if there is none). ``node`` is the host
+    that it runs on, and ``zone`` that host's zone within the site, if it knows; they are failure domains. ``reason``
+    says why the state is not UP. ``stall`` is how late its event loop recently was, in seconds, rounded up to a step:
+    probes of the member wait that much longer. ``life`` is how many takeovers this process has survived. ``clock`` says
+    what is wrong with its wall clock. ``forecast`` says what the member is going to run out of, and ``forecast_level``
+    how sure and how soon that is; both are '' if nothing is expected.
+    ``forecast_end`` is when that will be (wall time in seconds; 0: not known).
     """
 
     member: str
@@ -120,6 +121,7 @@ class Member(Record):
     forecast: str = ""
     forecast_level: str = ""
     forecast_end: float = 0.0
+    zone: str = ""
 
     @property
     def expected(self) -> ForecastLevel:

@@ -11,9 +11,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from understudy.statesync.pool.records import MemberState
+from understudy.statesync.pool.separation import together
 from understudy.telemetry.receiver.front_tally import FrontTally, Kind
 from understudy.xds.control.front_view import cut_off_pairs
-from understudy.xds.membership.cluster_state import ClusterState
+from understudy.xds.membership.cluster_state import ClusterState, candidates, orders_for_envoy
 
 _COUNTERS = {
     Kind.REQUESTS: (
@@ -68,6 +69,7 @@ class PoolMetrics(Collector):
         if cluster is not None:
             yield self._slots(cluster)
             yield self._members(cluster)
+            yield _together(cluster)
         for kind, (name, text) in _COUNTERS.items():
             yield CounterMetricFamily(name, text, self._fronts.totals[kind])
         cut = len(cut_off_pairs(cluster, self._fronts, time.time())) if cluster is not None else 0
@@ -94,3 +96,16 @@ class PoolMetrics(Collector):
         for state in MemberState:
             family.add_metric([str(state)], sum(1 for one in states.values() if one is state))
         return family
+
+
+def _together(cluster: ClusterState) -> Metric:
+    family = GaugeMetricFamily(
+        "understudy_slots_together",
+        "Slots that have all their copies in one zone, or on one host, although others have members.",
+        labels=["level"],
+    )
+    places = {candidate.member: candidate for candidate in candidates(cluster)}
+    able = [candidate.member for candidate in places.values() if candidate.state.may_hold_slots]
+    for level, slots in together(orders_for_envoy(cluster), places, able).items():
+        family.add_metric([level], len(slots))
+    return family

@@ -170,7 +170,15 @@ def pool_view(cluster: ClusterState) -> RoutingView:
 def candidates(cluster: ClusterState) -> list[Candidate]:
     """The members as the solver takes them."""
     return [
-        Candidate(name, member.site, member.weight, member.priority, cluster.state(name))
+        Candidate(
+            name,
+            member.site,
+            member.weight,
+            member.priority,
+            cluster.state(name),
+            zone=member.zone,
+            host=member.node,
+        )
         for name, member in sorted(cluster.members.items())
     ]
 

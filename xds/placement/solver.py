@@ -2,9 +2,9 @@
 
 Pure and deterministic: the same spec, candidates and previous table give the same next table on every control server,
 whatever the order of the candidates. It has five properties: the fewest changes of active that the quotas allow;
-balance; even load after a failure (the standbys of any member are spread over all others); copies on different sites;
-determinism. ``active_standby`` is the same function with other weights. The caller decides who is alive, and the
-sidecars decide when to act on a table.
+balance; even load after a failure (the standbys of any member are spread over all others that are far enough from it);
+copies in different failure domains (:mod:`understudy.xds.placement.domains`); determinism. ``active_standby`` is the
+same function with other weights. The caller decides who is alive, and the sidecars decide when to act on a table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from understudy.statesync.pool.records import MemberState, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.placement.by_plan import ByPlan
 from understudy.xds.placement.diff import Move, MoveInputs, Share, explain
+from understudy.xds.placement.domains import Clear, FailureDomains, Role
 from understudy.xds.placement.quotas import choose_actives, quota
 from understudy.xds.placement.spread import EligibleMembers, Row, column_bounds, spread
 
@@ -32,6 +33,8 @@ class Candidate(msgspec.Struct, frozen=True):
     weight: int
     priority: int
     state: MemberState
+    zone: str = ""
+    host: str = ""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -110,7 +113,6 @@ class _Assignment:
         approved: Approved | None = None,
     ) -> None:
         self.names = [candidate.member for candidate in field]
-        self.sites = [candidate.site for candidate in field]
         self.slots = spec.slots
         self.copies = min(spec.copies, len(field))
         number = {member: position for position, member in enumerate(self.names)}
@@ -124,11 +126,11 @@ class _Assignment:
         if approved is not None and spec.mode == "load_sharing":
             self.by_plan = ByPlan(approved, number, self.weights)
             self.present = self.by_plan.actives(self.present)
+        self.domains = FailureDomains(field, self.weights)
         self.rank: list[int] | None = None
         if spec.mode == "active_standby":
             self.rank = self._ranks([_priority(spec, candidate) for candidate in field])
         self._eligible: dict[tuple[str | None, frozenset[int]], EligibleMembers] = {}
-        self._others: dict[str, list[int]] = {}
 
     def orders(self) -> Orders:
         """Fill the roles one after the other."""
@@ -160,7 +162,7 @@ class _Assignment:
         """For active_standby: the rank of each member.
 
         First is the member that is active for most slots or, if no active is left, standby for most: it has the
-        sessions. Then priority counts, and last the name.
+        sessions. Then priority counts, then the distance from the first, and last the name.
         """
         members = range(len(self.names))
         active, standby = [0] * len(self.names), [0] * len(self.names)
@@ -171,7 +173,8 @@ class _Assignment:
                 standby[order[1]] += 1
         first = min(members, key=lambda m: (-active[m], -standby[m] if not any(active) else 0, priorities[m], m))
         ranks = [0] * len(self.names)
-        for rank, member in enumerate(sorted(members, key=lambda m: (m != first, priorities[m], m))):
+        near = [self.domains.closeness(member, first) for member in members]
+        for rank, member in enumerate(sorted(members, key=lambda m: (m != first, priorities[m], near[m], m))):
             ranks[member] = rank
         return ranks
 
@@ -188,8 +191,8 @@ class _Assignment:
         counts = [0] * len(self.names)
         for (active,) in orders:
             counts[active] += 1
-        rows = self._rows(orders, 1, by_site=False)
-        actives = [next(iter(row.barred[0])) for row in rows]
+        rows = self._rows(orders, 1)
+        actives = [orders[row.slots[0]][0] for row in rows]
         total = sum(self.weights)
 
         def strain(row: int, member: int, count: int) -> int:
@@ -198,7 +201,7 @@ class _Assignment:
             after = counts[member] + count
             return max(0, after - limits.most, limits.fewest - after)
 
-        equal = self.rank is None and len(set(self.weights)) == 1
+        equal = self.rank is None and len(set(self.weights)) == 1 and not any(_restricted(row) for row in rows)
         share = quota(self.slots, 1, len(self.names)) if equal else None
 
         bounds = column_bounds(rows, len(self.names), (share.fewest, share.most) if share else (0, self.slots))
@@ -207,48 +210,61 @@ class _Assignment:
             orders[slot].append(member)
 
     def _add_backups(self, orders: list[list[int]], role: int) -> None:
-        """Add the backup at place ``role``; the last is added first, since it looks for another site."""
-        rows = self._rows(orders, role, by_site=role == self.copies - 1 and len(set(self.sites)) > 1)
+        """Add the backup at place ``role``; the last is added first, since it must be as far away as possible."""
+        rows = self._rows(orders, role)
         bounds = column_bounds(rows, len(self.names), (0, self.slots))
         for slot, member in spread(rows, bounds).items():
             orders[slot].append(member)
 
-    def _rows(self, orders: list[list[int]], role: int, *, by_site: bool) -> list[Row]:
-        """The slots of each active in one row, or in two if only some can have a copy on another site.
+    def _rows(self, orders: list[list[int]], role: int) -> list[Row]:
+        """The slots of each active in one row, or in several if not all of them may go to the same members.
 
         So a member's copies in each role are spread over all other members that may have it.
         """
-        groups: dict[tuple[int, EligibleMembers], list[int]] = {}
+        groups: dict[tuple[int, EligibleMembers, frozenset[int], frozenset[int]], list[int]] = {}
+        barred: dict[int, frozenset[int]] = {}
         for slot, order in enumerate(orders):
-            groups.setdefault((order[0], self._eligible_for(order, by_site=by_site)), []).append(slot)
-        return [
-            Row(
-                eligible,
-                slots,
-                [frozenset(orders[slot]) for slot in slots],
-                [self._present(slot, role, orders[slot], eligible) for slot in slots],
-            )
-            for (_, eligible), slots in groups.items()
-        ]
+            eligible, clear = self._eligible_for(order, role)
+            barred[slot] = clear.others
+            mates = clear.others.difference(order)
+            groups.setdefault((order[0], eligible, clear.zones, mates), []).append(slot)
+        rows = []
+        for (_, eligible, zones, _), slots in groups.items():
+            row = Row(eligible, slots, [barred[slot] for slot in slots], [-1] * len(slots), zones)
+            row.present = [self._present(row, place, role, orders[slot]) for place, slot in enumerate(slots)]
+            rows.append(row)
+        return rows
 
-    def _present(self, slot: int, role: int, order: Sequence[int], eligible: EligibleMembers) -> int:
+    def _present(self, row: Row, place: int, role: int, order: Sequence[int]) -> int:
         """The member that should have the role: its holder, else another with the sessions, else -1."""
+        slot = row.slots[place]
         before = self.before[slot]
         wanted = (before[role], *self.holders[slot]) if role < len(before) else self.holders[slot]
-        return next((member for member in wanted if member in eligible.weights and member not in order), -1)
+        free = (member for member in wanted if row.admits(member) and member not in row.barred[place])
+        return next((member for member in free if member not in order), -1)
 
-    def _eligible_for(self, order: Sequence[int], *, by_site: bool) -> EligibleMembers:
-        """The members that may have a slot's next role; with ``by_site``, those on another site, if any."""
-        site = self.sites[order[0]] if by_site else None
-        if site is not None and all(member in order for member in self._away(site)):
-            site = None
-        taken = frozenset(order) if self.rank is not None else frozenset()
+    def _eligible_for(self, order: Sequence[int], role: int) -> tuple[EligibleMembers, Clear]:
+        """The members that may have a slot's next role, and those of them that must not because of where they are."""
+        last = role == self.copies - 1 and role > 1
+        site = self.domains.site_to_avoid(order) if last else None
+        if self.rank is None:
+            name: Role = "standby" if role == 1 else ("last" if last else "between")
+            clear = self.domains.clear(order, name, only_copy=self.copies == 2, site=site)
+            return self._eligible_members_of(site, frozenset()), clear
+        taken = frozenset(order)
+        if last:
+            found = self.domains.clear_in_line(order, site)
+            taken = found.zones | found.others
+        return self._eligible_members_of(site, taken), Clear(frozenset(), frozenset(order))
+
+    def _eligible_members_of(self, site: str | None, taken: frozenset[int]) -> EligibleMembers:
+        """The members that are neither on ``site`` nor ``taken``."""
         if (site, taken) not in self._eligible:
-            allowed = range(len(self.names)) if site is None else self._away(site)
-            self._eligible[site, taken] = self._eligible_members([member for member in allowed if member not in taken])
+            allowed = [member for member in self.domains.away_from(site) if member not in taken]
+            self._eligible[site, taken] = self._eligible_members(allowed)
         return self._eligible[site, taken]
 
-    def _away(self, site: str) -> list[int]:
-        if site not in self._others:
-            self._others[site] = [member for member, own in enumerate(self.sites) if own != site]
-        return self._others[site]
+
+def _restricted(row: Row) -> bool:
+    """Whether more members than the holders of other copies are kept from a row of standbys."""
+    return bool(row.excluded) or any(len(barred) > 1 for barred in row.barred)

@@ -32,11 +32,20 @@ class EligibleMembers:
         self.weights = {member: weights[member] for member in sorted(weights) if weights[member]}
         self.total = sum(self.weights.values())
         self.members = list(self.weights)
+        self._totals: dict[frozenset[int], int] = {}
 
     @cached_property
     def heaviest_first(self) -> list[int]:
         """Members by falling weight."""
         return sorted(self.members, key=lambda member: -self.weights[member])
+
+    def total_without(self, excluded: frozenset[int]) -> int:
+        """The weight of those that are not ``excluded``."""
+        if not excluded:
+            return self.total
+        if excluded not in self._totals:
+            self._totals[excluded] = self.total - sum(self.weights.get(member, 0) for member in excluded)
+        return self._totals[excluded]
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -48,27 +57,33 @@ class EligibleMembers:
 
 
 class Row(msgspec.Struct):
-    """Slots that may be held by the same members.
+    """Slots that may be held by the same members: by ``eligible`` ones that are not ``excluded``.
 
-    ``barred`` runs parallel to ``slots``: the members that already hold the slot in another role.
-    ``present``: the member that should have the slot, or -1. :meth:`share` is a member's even share of the row.
+    ``barred`` runs parallel to ``slots``: the members that already hold the slot in another role, and others that may
+    not have it. ``present``: the member that should have the slot, or -1. :meth:`share` is a member's even share of the
+    row.
     """
 
     eligible: EligibleMembers
     slots: list[int]
     barred: list[frozenset[int]]
     present: list[int]
+    excluded: frozenset[int] = frozenset()
     rate: float = 0.0
     lost: dict[int, float] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        weights = self.eligible.weights
+        weights, total = self.eligible.weights, self.eligible.total_without(self.excluded)
         for barred, times in Counter(self.barred).items():
-            inside = [member for member in barred if member in weights]
-            rate = times / (self.eligible.total - sum(weights[member] for member in inside))
+            inside = [member for member in barred if self.admits(member)]
+            rate = times / (total - sum(weights[member] for member in inside))
             self.rate += rate
             for member in inside:
                 self.lost[member] = self.lost.get(member, 0.0) + rate
+
+    def admits(self, member: int) -> bool:
+        """Whether ``member`` may have slots of the row, if it is not barred from them."""
+        return member in self.eligible.weights and member not in self.excluded
 
     def share(self, member: int) -> float:
         """How many of the row's slots ``member`` would have if slots could be divided."""
@@ -85,16 +100,17 @@ class ColumnBounds(msgspec.Struct, frozen=True):
 
 def column_bounds(rows: Sequence[Row], members: int, limits: tuple[int, int]) -> list[ColumnBounds]:
     """The bounds of every column: within one of its even sum, and within ``limits`` where these allow it."""
-    rates: dict[int, tuple[EligibleMembers, float]] = {}
+    rates: dict[tuple[int, frozenset[int]], tuple[EligibleMembers, float]] = {}
     even = [0.0] * members
     for row in rows:
-        eligible, rate = rates.get(id(row.eligible), (row.eligible, 0.0))
-        rates[id(row.eligible)] = (eligible, rate + row.rate)
+        eligible, rate = rates.get((id(row.eligible), row.excluded), (row.eligible, 0.0))
+        rates[id(row.eligible), row.excluded] = (eligible, rate + row.rate)
         for member, lost in row.lost.items():
             even[member] -= lost * row.eligible.weights[member]
-    for eligible, rate in rates.values():
+    for (_, excluded), (eligible, rate) in rates.items():
         for member, weight in eligible.weights.items():
-            even[member] += weight * rate
+            if member not in excluded:
+                even[member] += weight * rate
     bounds = []
     low, high = limits
     for share in even:
@@ -209,7 +225,7 @@ def _cells(row: Row, number: int, present: Counter[int], density: int | None) ->
     eligible, size = row.eligible, len(row.slots)
     samples = density * size if density else 0
     if not samples or samples >= 2 * len(eligible.members):
-        return eligible.members
+        return [m for m in eligible.members if m not in row.excluded] if row.excluded else eligible.members
     cells = {member for member in present if member in eligible.weights}
     for member in eligible.heaviest_first:
         if eligible.weights[member] * row.rate < 1 - _EPSILON:
@@ -217,7 +233,7 @@ def _cells(row: Row, number: int, present: Counter[int], density: int | None) ->
         cells.add(member)
     start = number * _GOLDEN % 1
     cells.update(eligible.at((place + start) / samples) for place in range(samples))
-    return sorted(cells)
+    return sorted(cells - row.excluded)
 
 
 def _hand_out(
@@ -274,7 +290,7 @@ def _exchange(
                 holders[row.slots[link]] = member
             return True
         totals[wrong] -= 1
-    free = [member for member in row.eligible.members if member not in row.barred[place]]
+    free = [m for m in row.eligible.members if m not in row.barred[place] and m not in row.excluded]
     holders[slot] = min(free, key=lambda member: (totals[member] - bounds[member].even, member))
     totals[holders[slot]] += 1
     return False

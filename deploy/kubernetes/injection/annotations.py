@@ -32,7 +32,8 @@ PREFIX = f"{DOMAIN}/"
 INJECTED = f"{PREFIX}injected"
 """The injector's annotation on a pod that has its sidecar: what was added, and by which version."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
-TOPOLOGIES = {"zone": "topology.kubernetes.io/zone", "region": "topology.kubernetes.io/region", "none": ""}
+ZONE_LABEL = "topology.kubernetes.io/zone"
+TOPOLOGIES = {"zone": ZONE_LABEL, "region": "topology.kubernetes.io/region", "none": ""}
 _QUANTITY = re.compile(r"^(?P<number>\d+(?:\.\d+)?)(?P<unit>m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$")
 _POWERS = {unit: Decimal(1000) ** power for power, unit in enumerate(("", "k", "M", "G", "T", "P", "E"))} | {
     f"{unit}i": Decimal(1024) ** power for power, unit in enumerate(("", "K", "M", "G", "T", "P", "E")) if unit

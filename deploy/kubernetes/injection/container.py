@@ -16,7 +16,7 @@ from understudy.deploy.kubernetes.base.injection_settings import NATIVE, Injecti
 from understudy.deploy.kubernetes.base.lenient_json import Body
 from understudy.deploy.kubernetes.base.names import MEMBER
 from understudy.deploy.kubernetes.base.objects import container_security, from_field, http_probe, port
-from understudy.deploy.kubernetes.injection.annotations import TOPOLOGIES, Wishes, quantity
+from understudy.deploy.kubernetes.injection.annotations import TOPOLOGIES, ZONE_LABEL, Wishes, quantity
 from understudy.deploy.kubernetes.injection.istio import original_path
 from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.tls.pem_files import PemFiles
@@ -192,6 +192,7 @@ def _variables(settings: InjectionSettings, wishes: Wishes) -> list[Body]:
     else:
         # Before Kubernetes 1.35 pods do not have this label. Their site is then empty, which means none.
         found.append(from_field("UNDERSTUDY_SITE", f"metadata.labels['{label}']"))
+    found.append(from_field("UNDERSTUDY_ZONE", f"metadata.labels['{ZONE_LABEL}']"))  # the sidecar reads it by itself
     found.append({"name": "UNDERSTUDY_SESSION_API", "value": session_api_of(wishes)})
     resource = {
         "k8s.namespace.name": "$(UNDERSTUDY_NAMESPACE)",

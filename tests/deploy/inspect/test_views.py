@@ -10,9 +10,9 @@ from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.hashed_text import HashedText
 from understudy.deploy.inspect.member_views import member_views, order_of
 from understudy.deploy.inspect.sessions import FoundSession
-from understudy.deploy.inspect.tables import change_text, explain_table, status_table
+from understudy.deploy.inspect.tables import change_text, explain_table, slot_table, status_table
 from understudy.deploy.inspect.traces import condense
-from understudy.deploy.inspect.views import explain_view, failovers_view, ranges, status_view
+from understudy.deploy.inspect.views import explain_view, failovers_view, ranges, status_view, table_view
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import FailoverRecord, Member, MemberState, Owner, Phase, SyncRecord, Table
 from understudy.statesync.pool.spec import PoolSpec
@@ -267,3 +267,32 @@ def test_failovers_say_which_of_them_had_a_loss_and_of_what(pool):
     (row,) = failovers_view(pool)["failovers"]
     assert (row["restored"], row["loss_seconds"]) == (3, 3)
     assert change_text(row) == "takeover c > a (3), b (3): c lost; 3 slots restored with a loss of up to 3 s"
+
+
+def place_members(pool, **zones):
+    """Members a, b, ... in these zones, each on a host of its own; they hold every slot in this order."""
+    pool.members = {}
+    for name, zone in zones.items():
+        member = Member(name, "b", "h:1", "h:2", MemberState.UP, site="east", zone=zone, node=f"h-{name}")
+        pool.members[name] = At(member, 1)
+
+
+def test_explain_and_table_say_how_far_apart_the_copies_are_and_why_not_further(pool):
+    pool.table = At(Table(1, (("a", "b"),) * 4), 1)
+    pool.owners = {}
+    place_members(pool, a="a", b="b")
+
+    shown = drawn(explain_table(explain_view(pool, None, "key", HashedText("a key", "key", ("key",)), 2, 0)))
+    assert "zone: all members are on site east" in shown
+    assert "copies are apart by zone: all members are on site east" in drawn(slot_table(table_view(pool), every=False))
+
+
+def test_status_warns_of_copies_in_one_zone_if_another_has_members(pool):
+    pool.table = At(Table(1, (("a", "b"),) * 4), 1)
+    pool.owners = {}
+    place_members(pool, a="a", b="a", c="b")
+    warned = status_view(pool, revision=1)["warnings"]
+    assert any("4 slots, such as 0, have all their copies in one zone" in one for one in warned)
+
+    place_members(pool, a="a", b="a")
+    assert not any("copies" in one for one in status_view(pool, revision=1)["warnings"])

@@ -2,6 +2,7 @@
 
 import random
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -13,6 +14,11 @@ from understudy.xds.placement.solver import Candidate, Decision, decide
 
 NAMES = [f"m-{number}" for number in range(9)]
 WEIGHTS = st.one_of(st.just(10), st.integers(1, 40), st.integers(1, 1000))
+PLACES = st.tuples(
+    st.sampled_from(["", "", "", "west", "north"]),
+    st.sampled_from(["a", "a", "a", "b", "c", ""]),
+    st.sampled_from(["h1", "h1", "h2", "h3", ""]),
+)
 DOWN = st.sampled_from([MemberState.LOST, MemberState.DOWN, MemberState.DRAINING, MemberState.INIT])
 
 
@@ -36,12 +42,14 @@ class Pool(RuleBasedStateMachine):
 
     @rule(
         member=st.sampled_from(NAMES),
-        site=st.sampled_from(["", "", "west", "north"]),
+        place=PLACES,
         weight=WEIGHTS,
         priority=st.integers(1, 3),
     )
-    def join(self, member, site, weight, priority):
-        self.candidates[member] = Candidate(member, site, 10 if self.equal else weight, priority, MemberState.UP)
+    def join(self, member, place, weight, priority):
+        site, zone, host = place
+        weight = 10 if self.equal else weight
+        self.candidates[member] = Candidate(member, site, weight, priority, MemberState.UP, zone, host)
         self.ask()
 
     @rule(member=st.sampled_from(NAMES), state=DOWN)
@@ -87,7 +95,7 @@ class Pool(RuleBasedStateMachine):
         for name in members:
             if name in self.candidates:
                 was = self.candidates[name]
-                self.candidates[name] = Candidate(name, was.site, was.weight, was.priority, state)
+                self.candidates[name] = msgspec.structs.replace(was, state=state)
         self.ask()
 
     def ask(self):

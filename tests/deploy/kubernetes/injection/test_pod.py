@@ -111,6 +111,17 @@ def test_the_site_is_the_zone_of_the_node_where_the_cluster_tells_pods_of_it() -
     assert site({"topology": "none"})["value"] == ""
 
 
+def test_zone_and_host_are_those_of_the_node_whatever_the_site_is() -> None:
+    (sidecar,) = sidecars(inject(pod({"topology": "none"}), PLAIN).pod)
+
+    env = {variable["name"]: variable for variable in sidecar["env"]}
+    assert (
+        env["UNDERSTUDY_ZONE"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.labels['topology.kubernetes.io/zone']"
+    )
+    assert env["UNDERSTUDY_NODE"]["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName"
+    assert dict(itertools.pairwise(sidecar["args"]))["--node"] == "$(UNDERSTUDY_NODE)"
+
+
 def test_members_show_certificates_that_name_their_pod() -> None:
     injected = inject(pod(), SECURED).pod
     volumes = {volume["name"]: volume for volume in injected["spec"]["volumes"]}

@@ -124,7 +124,7 @@ class Cluster:
         (sidecar,) = [one for one in spec["initContainers"] if one["name"] == SIDECAR]
         (app,) = spec["containers"]
         told = {"POD_NAME": pod, "UNDERSTUDY_MEMBER": pod, "UNDERSTUDY_POD_IP": "127.0.0.1", "UNDERSTUDY_NODE": "n"}
-        told["UNDERSTUDY_SITE"] = ""
+        told["UNDERSTUDY_SITE"] = told["UNDERSTUDY_ZONE"] = ""
         self.members[pod] = {number: free_port() for number in MEMBER_PORTS}
         serves = free_port()
         assert app["command"][0] == "python"
