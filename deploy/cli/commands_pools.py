@@ -1,7 +1,6 @@
 """``understudy pools``: lists the pools in etcd, and deletes one."""
 
 import asyncio
-import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,19 +38,13 @@ def pools(context: click.Context, etcd: EtcdOptions, output: str) -> None:
     if context.invoked_subcommand is None:
         show(
             output,
-            asyncio.run(_list(_settings(etcd))),
+            asyncio.run(_list(etcd.here())),
             _pools_table,
             lambda view: [row["pool"] for row in view["pools"]],
         )
         return
     if any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in context.params):
         raise DeployError(f"give options after the command: 'understudy pools {context.invoked_subcommand} ...'")
-
-
-def _settings(etcd: EtcdOptions) -> "EtcdSettings":
-    from understudy.deploy.common.layout import read_layout, state_directory
-
-    return etcd.settings(read_layout(state_directory(os.environ)))
 
 
 async def _list(etcd: "EtcdSettings") -> dict[str, Any]:
@@ -89,7 +82,7 @@ def delete(name: str, yes: bool, force: bool, etcd: EtcdOptions) -> None:
 
     Stop its members and control servers first. Only a backup can bring the pool back ('understudy backup').
     """
-    settings = _settings(etcd)
+    settings = etcd.here()
     content = asyncio.run(_read(settings, name, force=force))
     say(f"pool {name}: {_content(content)}")
     if not yes:

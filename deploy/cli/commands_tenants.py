@@ -1,7 +1,6 @@
 """``understudy tenants``: lists tenants with what they use, sets their quotas, and deletes them."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -46,17 +45,11 @@ def tenants(context: click.Context, etcd: EtcdOptions, output: str) -> None:
     A pool says its tenant in its spec (tenant: acme). The specs of a tenant's pools together stay within its quotas.
     """
     if context.invoked_subcommand is None:
-        view = asyncio.run(_list(_settings(etcd)))
+        view = asyncio.run(_list(etcd.here()))
         show(output, view, _table, lambda view: [row["tenant"] for row in view["tenants"]])
         return
     if any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in context.params):
         raise DeployError(f"give options after the command: 'understudy tenants {context.invoked_subcommand} ...'")
-
-
-def _settings(etcd: EtcdOptions) -> "EtcdSettings":
-    from understudy.deploy.common.layout import read_layout, state_directory
-
-    return etcd.settings(read_layout(state_directory(os.environ)))
 
 
 async def _list(etcd: "EtcdSettings") -> dict[str, Any]:
@@ -118,7 +111,7 @@ def set_(name: str, own: tuple[str, ...], force: bool, reason: str, etcd: EtcdOp
 
     require_name("TENANT", name)
     tenant = Tenant(name, **quotas, own=own)
-    result = asyncio.run(_set(_settings(etcd), tenant, reason, force=force))
+    result = asyncio.run(_set(etcd.here(), tenant, reason, force=force))
     say(f"tenant {name}: {result}")
 
 
@@ -137,7 +130,7 @@ async def _set(etcd: "EtcdSettings", tenant: "Tenant", reason: str, *, force: bo
 def delete(name: str, reason: str, etcd: EtcdOptions) -> None:
     """Delete the quotas of TENANT. Its pools stay as they are, and only their own limits hold."""
     require_name("TENANT", name)
-    asyncio.run(_delete(_settings(etcd), name, reason))
+    asyncio.run(_delete(etcd.here(), name, reason))
     say(f"tenant {name}: deleted; its pools stay, without quotas")
 
 

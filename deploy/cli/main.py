@@ -48,7 +48,10 @@ SECTIONS = {
         "import": ("understudy.deploy.cli.commands_import", "Make pool specs of another proxy's session affinity."),
         "pools": ("understudy.deploy.cli.commands_pools", "List the pools in etcd, or delete one."),
         "tenants": ("understudy.deploy.cli.commands_tenants", "List tenants, and set what their pools may have."),
-        "access": ("understudy.deploy.cli.commands_access", "Make tokens with rights for the pools of tenants."),
+        "access": (
+            "understudy.deploy.cli.commands_access",
+            "Make tokens and etcd roles with rights for the pools of tenants.",
+        ),
         "drain": ("understudy.deploy.cli.commands_drain", "Take a member out of service; no request fails."),
         "undrain": ("understudy.deploy.cli.commands_drain", "Bring a drained member back into service."),
         "site": ("understudy.deploy.cli.commands_site", "Take a whole site out of service, or bring it back."),

@@ -111,6 +111,10 @@ class EtcdOptions(msgspec.Struct, frozen=True):
     key: Path | None
     user: str | None
 
+    def here(self) -> EtcdSettings:
+        """The addresses and credentials of etcd, by default those of the local pool of this directory."""
+        return self.settings(read_layout(state_directory(os.environ)))
+
     def settings(self, layout: Layout | None) -> EtcdSettings:
         """The addresses and credentials of etcd; ``layout`` is that of the local pool, if there is one."""
         if (self.cert or self.key) and not self.ca:
