@@ -124,6 +124,13 @@ def test_the_address_is_the_key_of_a_tcp_backend():
     assert (pool.spec.protocol, pool.spec.tcp.send_proxy_protocol) == ("tcp", "none")
 
 
+def test_a_backend_without_a_mode_is_in_tcp_mode_as_haproxy_has_it():
+    text = "backend app\n  {}\n  server one 10.0.0.1:80"
+    (pool,) = import_texts([("haproxy.cfg", text.format("balance source"))]).pools
+    assert pool.spec.protocol == "tcp"
+    assert import_texts([("haproxy.cfg", text.format("cookie sid prefix"))]).pools == ()
+
+
 def test_a_balance_beside_a_cookie_is_for_requests_without_one():
     imported = of_backend("balance source", "cookie sid prefix")
     assert keys_of(imported) == [{"cookie": "sid"}]
@@ -182,6 +189,19 @@ spec: {rules: [{backendRefs: [{name: cart}]}]}
 """
     assert [p.spec.pool for p in import_texts([("p.yaml", policy), ("r.yaml", route)]).pools] == ["cart"]
     assert [p.spec.pool for p in import_texts([("p.yaml", policy)]).pools] == ["r"]
+
+
+def test_of_two_cookies_that_proxies_make_one_stays_and_a_note_names_the_other():
+    rule = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: cart}
+spec: {host: cart, trafficPolicy: {loadBalancer: {consistentHash: {httpCookie: {name: route, ttl: 0s}}}}}
+"""
+    ingress = INGRESS.format(annotations="nginx.ingress.kubernetes.io/affinity: cookie", service="cart")
+    imported = import_texts([("rule.yaml", rule), ("ingress.yaml", ingress)])
+    assert keys_of(imported) == [{"cookie": "route", "generated": True}]
+    assert ("lost", "cookie: understudy-route, generated: True") in said(imported)
 
 
 def test_a_configuration_within_a_manifest_is_a_manifest():
