@@ -8,7 +8,7 @@ TYPES  := build/types/understudy
 PACKAGES := xds proxy statesync telemetry deploy
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which would compile all modules anew
 
-.PHONY: help setup demo test lint format unit quick site chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-telemetry bench-tcp bench-drills bench-predictive images-try etcd-stubs clean bench-balance
+.PHONY: help setup demo test lint format unit quick site chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-telemetry bench-tcp bench-drills bench-predictive bench-overload images-try etcd-stubs clean bench-balance
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -90,6 +90,9 @@ bench-drills: $(STAMP)  ## 50 drills whose traces are put beside what clients sa
 
 bench-predictive: $(STAMP)  ## an application that leaks, and MINUTES=30 of noise; needs root; writes bench/results/predictive.json (36 min)
 	$(BIN)/python -m bench.predictive --minutes $(or $(MINUTES),30)
+
+bench-overload: $(STAMP)  ## a critical pool beside a low one under three times its load; writes bench/results/overload.json (5 min)
+	$(BIN)/python -m bench.overload
 
 bench-tcp: $(STAMP)  ## what the slots of TCP pools cost, beside a plain tcp_proxy; needs wrk; writes bench/results/tcp.json (3 min)
 	$(BIN)/python -m bench.tcp
