@@ -120,8 +120,9 @@ def find_etcd(environment: Mapping[str, str]) -> str:
 def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
     """Choose the addresses of all processes. Raises :class:`PortInUseError`."""
     pool = settings.spec.pool
+    remedy = "choose another port in the spec" if settings.more else "choose another address with --listen"
     for listen in {_listen(settings, spec) for spec in settings.specs} - {""}:
-        require_free(listen, "choose another port in the spec" if settings.more else "choose another with --listen")
+        require_free(listen, remedy)
     return Layout(
         pool=pool,
         pid=os.getpid(),
