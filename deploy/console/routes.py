@@ -308,10 +308,15 @@ class _Console:
         return wish
 
     async def _preview(self, request: web.Request) -> web.Response:
-        wish, service = await self._wish(request), self._service(request)
+        """What an act would do, or ``refused``: why it would be refused."""
+        service = self._service(request)
         state, _ = self._feed(request).records()
         cluster = service.controller.state_builder.current()
-        return _json(await asyncio.to_thread(acts.preview, state, cluster, wish, time.time()))
+        try:
+            wish = await self._wish(request)
+            return _json(await asyncio.to_thread(acts.preview, state, cluster, wish, time.time()))
+        except NegativeAnswer as error:
+            return _json({"refused": str(error)})
 
     async def _act(self, request: web.Request) -> web.Response:
         service = self._service(request)

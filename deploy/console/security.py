@@ -32,7 +32,7 @@ REVIEW_POLICY = (
 """For the page of ``understudy slo --html``, which has its style inside and no script."""
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }

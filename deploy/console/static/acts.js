@@ -29,8 +29,8 @@ async function preview() {
   const mine = ++asked;
   const { ok, view } = await send("preview", current());
   if (mine !== asked) return; // a later question is under way
-  setText(byId("fault"), ok ? "" : view.detail);
-  const lines = ok ? view.effect : [];
+  setText(byId("fault"), ok ? view.refused : view.detail);
+  const lines = view.effect ?? [];
   byId("effect").replaceChildren(
     ...lines.map(line => {
       const one = document.createElement("li");
@@ -38,7 +38,7 @@ async function preview() {
       return one;
     }),
   );
-  setText(byId("command"), ok ? view.command : "");
+  setText(byId("command"), view.command);
 }
 
 document.addEventListener("click", event => {

@@ -63,7 +63,7 @@ function setAttributes(one, object) {
     if (one.dataset[key] !== value) one.dataset[key] = value;
   }
   if (one.dataset.link) {
-    const href = one.dataset.prefix + encodeURIComponent(field(object, one.dataset.link));
+    const href = one.dataset.prefix + encodeURIComponent(field(object, one.dataset.link) ?? "");
     if (one.getAttribute("href") !== href) one.setAttribute("href", href);
   }
 }

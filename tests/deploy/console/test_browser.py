@@ -1,0 +1,296 @@
+"""The console in a real browser, at a real pool: live, quiet, usable by keyboard alone, and inert to hostile text."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.harness.local_pools import killed_at_the_end, settled
+from tests.harness.places import ROOT
+from tests.harness.sidecars import PATIENT
+from understudy.deploy.console.render import PAGES
+from understudy.deploy.console.security import POLICY
+from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.records import FailoverRecord, Intent
+from understudy.statesync.pool.spec_reader import parse_spec
+
+playwright = pytest.importorskip("playwright.async_api")
+axe_core = pytest.importorskip("axe_playwright_python")
+
+CHROMIUM = shutil.which("chromium")
+SHOTS = ROOT / "console-screenshots"
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+AXE = Path(axe_core.__file__).with_name("axe.min.js").read_text()
+TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+LOOKS = [("light", 1280), ("dark", 390)]
+if "CONSOLE_EVERY_LOOK" in os.environ:
+    LOOKS += [("light", 390), ("dark", 1280)]
+HOSTILE = (
+    '"><script>window.taken=1</script>',
+    "<img src=x onerror=window.taken=1>",
+    "</td></table><svg onload=window.taken=1>",
+    "javascript:window.taken=1",
+    "{{ 7 * 7 }}${7*7}",
+    "cart\u202e1-drac\u2066",
+)
+WATCH = """addEventListener('securitypolicyviolation', event => {
+  (window.violations ??= []).push(event.violatedDirective + ' ' + event.blockedURI);
+});"""
+DEADLINE = 60_000
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (.ci/programs)"),
+]
+
+
+@dataclass
+class Desk:
+    """A pool, its etcd, and a browser; ``said`` is what pages complained of."""
+
+    pool: LocalPool
+    etcd: EtcdClient
+    browser: Any
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def base(self) -> str:
+        return f"http://{self.pool.layout.controls[0].http}/console/cart/"
+
+    @contextlib.asynccontextmanager
+    async def window(self, scheme: str = "light", width: int = 1280, **options: Any) -> AsyncIterator[Any]:
+        """A browser window that shares nothing with others; its pages' complaints are noted."""
+        size = {"width": width, "height": 900}
+        context = await self.browser.new_context(viewport=size, color_scheme=scheme, **options)
+        context.set_default_timeout(DEADLINE)
+        if options.get("java_script_enabled", True):
+            await context.add_init_script(WATCH)
+        context.on("page", self._listen)
+        try:
+            yield context
+        finally:
+            await context.close()
+
+    def _listen(self, page: Any) -> None:
+        page.on("console", lambda message: message.type == "error" and self.said.append(message.text))
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.on("request", self._note_stranger)
+
+    def _note_stranger(self, asked: Any) -> None:
+        if not asked.url.startswith((f"http://{self.pool.layout.controls[0].http}/", "data:")):
+            self.said.append(asked.url)
+
+    async def open(self, window: Any, path: str = "") -> Any:
+        """A page that is live."""
+        page = await window.new_page()
+        await page.goto(self.base + path)
+        await page.locator("#live[data-mode=live]").wait_for()
+        return page
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
+    spec = parse_spec(f"pool: cart\nslots: 16\ncopies: 2\n{PATIENT}", where="test")
+    settings = LocalSettings(tmp_path_factory.mktemp("console"), spec, members=3, sites=("east", "west"))
+    async with (
+        LocalPool(settings) as pool,
+        EtcdClient(pool.etcd_endpoints) as etcd,
+        killed_at_the_end(pool),
+        playwright.async_playwright() as started,
+    ):
+        await settled(pool.layout, etcd)
+        browser = await started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield Desk(pool, etcd, browser)
+        await browser.close()
+
+
+async def command(desk: Desk, *words: str) -> tuple[int, str]:
+    """The exit code and the output of a command."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "understudy.deploy.cli", *words),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "UNDERSTUDY_DIR": str(desk.pool.settings.directory), "COLUMNS": "120"},
+        cwd=tempfile.gettempdir(),
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 120)
+    return process.returncode or 0, output.decode()
+
+
+async def violations(page: Any) -> list[str]:
+    return await page.evaluate("window.violations ?? []")
+
+
+@pytest.mark.parametrize(("scheme", "width"), LOOKS)
+async def test_each_page_is_accessible_quiet_and_fits(desk: Desk, scheme: str, width: int) -> None:
+    SHOTS.mkdir(exist_ok=True)
+    async with desk.window(scheme, width) as window:
+        for path in (*(path for path, _ in PAGES), "slots/table"):
+            page = await desk.open(window, path)
+            shot = SHOTS / f"{path.replace('/', '-') or 'overview'}-{scheme}-{width}.png"
+            await page.screenshot(path=shot, full_page=True)
+            await page.evaluate(AXE)
+            found = await page.evaluate("tags => axe.run(document, {runOnly: tags})", TAGS)
+            told = [(one["id"], [node["html"][:150] for node in one["nodes"]]) for one in found["violations"]]
+            assert told == [], path
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width, path
+            assert await violations(page) == []
+            await page.close()
+    assert desk.said == []
+
+
+async def test_the_browser_enforces_the_policy(desk: Desk) -> None:
+    async with desk.window() as window:
+        page = await desk.open(window)
+        answer = await page.request.get(desk.base)
+        assert answer.headers["content-security-policy"] == POLICY
+        refused = "() => { try { document.body.innerHTML = 'x'; return ''; } catch (error) { return error.name; } }"
+        assert await page.evaluate(refused) == "TypeError", "Trusted Types"
+        assert len(await violations(page)) == 1
+    desk.said.clear()
+
+
+async def test_pages_can_be_read_without_scripts(desk: Desk) -> None:
+    async with desk.window(java_script_enabled=False) as window:
+        page = await window.new_page()
+        texts = {"": "All 16 slots are served", "members": "cart-2", "failovers": "Failovers", "slots": "cart-1"}
+        for path, text in texts.items():
+            await page.goto(desk.base + path)
+            assert text in await page.locator("body").inner_text()
+            assert "As of" in await page.locator("#live-text").inner_text()
+
+
+async def test_eight_tabs_are_live_and_a_drain_by_keyboard_alone_shows_in_all(desk: Desk) -> None:
+    async with desk.window() as window:
+        tabs = [await desk.open(window, "members") for _ in range(8)]
+        page = tabs[0]
+        row = page.locator("tr[data-key='cart-2']")
+        await page.locator("#pause").focus()
+        for _ in range(30):
+            await page.keyboard.press("Tab")
+            if await row.locator("button:focus").count():
+                break
+        await page.keyboard.press("Enter")
+        await page.locator("#act-command", has_text="understudy drain cart-2 --pool cart").wait_for()
+        await page.keyboard.type("1h")
+        await page.keyboard.press("Tab")
+        await page.keyboard.type("new disk")
+        await page.keyboard.press("Tab")
+        await page.keyboard.type("anna")
+        await page.locator("#act-command", has_text="--for 1h --reason 'new disk' --pool cart").wait_for()
+        assert "cart-2 would hand over" in await page.locator("#act-effect").inner_text()
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("Enter")
+        for tab in tabs:
+            await tab.locator("tr[data-key='cart-2'] .out", has_text="drained").wait_for()
+        assert "left" in await row.locator(".left").inner_text()
+        assert await page.evaluate("document.activeElement.dataset.act") == "undrain"
+    assert desk.said == []
+    records = json.loads((await command(desk, "audit", "-o", "json"))[1])["records"]
+    mine = next(row for row in records if row["what"] == "drain cart-2")
+    assert (mine["who"], mine["why"]) == ("anna", "new disk")
+    assert "console of control-1, for 127.0.0.1" in mine["process"]
+    assert (await command(desk, "undrain", "cart-2"))[0] == 0
+    assert (await command(desk, "drain", "cart-2", "--for", "1h", "--reason", "new disk", "--wait", "0"))[0] == 0
+    theirs = json.loads((await command(desk, "audit", "-o", "json"))[1])["records"]
+    same = [row for row in theirs if row["what"] == "drain cart-2"][-1]
+    for name in ("chain", "what", "why", "undo"):
+        assert mine[name] == same[name]
+    assert mine["detail"][:10] == same["detail"][:10], "until when"
+    assert (await command(desk, "undrain", "cart-2"))[0] == 0
+
+
+async def test_a_refused_act_says_why(desk: Desk) -> None:
+    async with desk.window() as window:
+        page = await desk.open(window, "members")
+        await desk.etcd.put(PoolKeys("cart").site_intent("west"), Intent(site="west", since=1.0).encode())
+        await page.locator("tr[data-key='east'] button[data-act='site offline']").click()
+        await page.locator("#act-fault", has_text="east is the last site that can serve").wait_for()
+        await desk.etcd.delete(PoolKeys("cart").site_intent("west"))
+    assert desk.said == []
+
+
+async def test_hostile_text_stays_text_on_every_page(desk: Desk) -> None:
+    keys = PoolKeys("cart")
+    for number, text in enumerate(HOSTILE):
+        trace = f"{number + 1:032x}"
+        record = FailoverRecord(trace, text, text, text, False, (0,), (1,), 1_800_000_000.0)
+        await desk.etcd.put(keys.failover(trace, f"m{number}", "x"), record.encode())
+        await desk.etcd.put(keys.site_intent(text.replace("/", "|")), Intent(site=text, since=1.0).encode())
+    async with desk.window() as window:
+        for path in ("", "slots", "members", "failovers", f"failovers/{1:032x}", "audit"):
+            page = await desk.open(window, path)
+            assert await page.evaluate("window.taken ?? 0") == 0
+            assert await page.locator("img, main svg:not(.bar), main script").count() == 0
+            assert await violations(page) == []
+            assert "\u202e" not in await page.locator("body").inner_text()
+            await page.close()
+        page = await desk.open(window, "explain")
+        for text in HOSTILE:
+            await page.locator("input[name=key]").fill(text)
+            await page.keyboard.press("Enter")
+            await page.locator("main .card").wait_for()
+            assert await page.evaluate("window.taken ?? 0") == 0
+            assert await page.locator("main img, main script").count() == 0
+        page = await desk.open(window, "failovers")
+        assert HOSTILE[0] in await page.locator("tbody").inner_text()
+        for number, text in enumerate(HOSTILE):
+            await desk.etcd.delete(keys.failover(f"{number + 1:032x}", f"m{number}", "x"))
+            await desk.etcd.delete(keys.site_intent(text.replace("/", "|")))
+        await page.locator("tbody", has_text="onerror").wait_for(state="detached")
+    assert desk.said == []
+
+
+async def test_a_killed_member_shows_on_the_map_and_its_failover_is_the_trace(desk: Desk) -> None:
+    async with desk.window() as window:
+        tab = await desk.open(window, "slots")
+        letters = "[...document.querySelectorAll('[role=gridcell]')].map(cell => cell.textContent)"
+        assert set(await tab.evaluate(letters)) == {"A", "B", "C"}
+        failovers = await desk.open(window, "failovers")
+        known = await failovers.locator("tbody tr").count()
+        victims = [one.name for one in desk.pool.processes.all if one.name.partition("/")[0] == "cart-1"]
+        desk.pool.processes.kill(*victims)
+        await tab.wait_for_function(f"{letters}.every(text => text === 'B' || text === 'C')")
+        await failovers.wait_for_function(f"document.querySelectorAll('tbody tr').length > {known}")
+        detail = failovers.locator("tbody tr a").first
+        trace = (await detail.get_attribute("href")).rpartition("/")[2]
+        await failovers.locator(f"tr[data-key='{trace}']", has_text="ms").wait_for()
+        await detail.click()
+        shown = await failovers.locator("pre").inner_text()
+        told = (await command(desk, "trace", trace))[1]
+        assert shown.splitlines()[:2] == told.splitlines()[:2], "how long it took, and which trace"
+        steps = await failovers.locator("tr.step").all()
+        assert len(steps) >= 3
+        last = failovers.locator("#replay-now")
+        for _ in steps:
+            await failovers.locator("#replay-next").click()
+        assert "has ended" in await last.inner_text()
+        assert "cart-1" in await failovers.locator("tr.step").first.inner_text()
+    assert desk.said == []
+    await desk.pool.processes.start_again(*victims)
+
+
+async def test_without_its_control_server_a_page_says_since_when_it_is_stale_and_comes_back(desk: Desk) -> None:
+    async with desk.window() as window:
+        page = await desk.open(window)
+        desk.pool.processes.kill("control-1")
+        await page.locator("#live[data-mode=stale]").wait_for()
+        assert "Stale since 2" in await page.locator("#live-text").inner_text()
+        assert "slots are served" in await page.locator(".verdict").inner_text(), "what was known stays"
+        await desk.pool.processes.start_again("control-1")
+        await page.locator("#live[data-mode=live]").wait_for()
+    desk.said.clear()
