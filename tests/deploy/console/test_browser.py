@@ -18,6 +18,7 @@ import pytest_asyncio
 from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.places import ROOT
 from tests.harness.sidecars import PATIENT
+from tests.harness.waiting import until
 from understudy.deploy.console.render import PAGES
 from understudy.deploy.console.security import POLICY
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
@@ -264,15 +265,22 @@ async def test_a_killed_member_shows_on_the_map_and_its_failover_is_the_trace(de
         known = await failovers.locator("tbody tr").count()
         victims = [one.name for one in desk.pool.processes.all if one.name.partition("/")[0] == "cart-1"]
         desk.pool.processes.kill(*victims)
-        await tab.wait_for_function(f"{letters}.every(text => text === 'B' || text === 'C')")
-        await failovers.wait_for_function(f"document.querySelectorAll('tbody tr').length > {known}")
+
+        async def taken_over() -> bool:
+            return set(await tab.evaluate(letters)) == {"B", "C"}
+
+        async def listed() -> bool:
+            return await failovers.locator("tbody tr").count() > known
+
+        await until(taken_over, 60, "the map shows the new actives")
+        await until(listed, 60, "the takeover is in the list")
         detail = failovers.locator("tbody tr a").first
         trace = (await detail.get_attribute("href")).rpartition("/")[2]
         await failovers.locator(f"tr[data-key='{trace}']", has_text="ms").wait_for()
         await detail.click()
         shown = await failovers.locator("pre").inner_text()
         told = (await command(desk, "trace", trace))[1]
-        assert shown.splitlines()[:2] == told.splitlines()[:2], "how long it took, and which trace"
+        assert shown.split()[:20] == told.split()[:20], "how long it took, its error, and what moved"
         steps = await failovers.locator("tr.step").all()
         assert len(steps) >= 3
         last = failovers.locator("#replay-now")
