@@ -34,6 +34,10 @@ SECTIONS = {
         ),
         "top": ("understudy.deploy.cli.commands_top", "Show a pool live in the terminal: slot map, members, problems."),
         "table": ("understudy.deploy.cli.commands_read", "Show the active, standby and backup members of all slots."),
+        "capacity": (
+            "understudy.deploy.cli.commands_capacity",
+            "Show what survivors would carry if a member or a site went.",
+        ),
         "explain": ("understudy.deploy.cli.commands_read", "Show the slot, the owner and the state of one session."),
         "sessions": ("understudy.deploy.cli.commands_read", "List sessions with slot, size and expiry."),
         "failovers": ("understudy.deploy.cli.commands_read", "List takeovers and handovers, latest first."),

@@ -1,4 +1,7 @@
-"""The part of the admin interface that is about load: ``/v1/load`` and ``/v1/rebalance``. It changes nothing."""
+"""The paths of the admin interface that are about load: ``/v1/load``, ``/v1/rebalance``, ``/v1/capacity``.
+
+They change nothing.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -6,10 +9,12 @@ from typing import Any
 
 from aiohttp import web
 
+from understudy.xds.control.capacity_view import capacity_view
 from understudy.xds.control.load_view import load_view, member_load_view
 from understudy.xds.control.pool_service import PoolService
 from understudy.xds.control.rebalance_view import advice_view, asked_balance, plan_view, proposal_view
 from understudy.xds.control.replies import json_reply, problem_reply
+from understudy.xds.planning.capacity import NotKnown, capacity
 from understudy.xds.planning.proposal import NoProposal, propose, worth_moving
 
 
@@ -21,7 +26,11 @@ class LoadApi:
 
     def routes(self) -> list[web.RouteDef]:
         """The paths."""
-        return [web.get("/v1/load", self._load), web.get("/v1/rebalance", self._rebalance)]
+        return [
+            web.get("/v1/load", self._load),
+            web.get("/v1/rebalance", self._rebalance),
+            web.get("/v1/capacity", self._capacity),
+        ]
 
     async def _load(self, request: web.Request) -> web.Response:
         service = self._service(request)
@@ -44,6 +53,19 @@ class LoadApi:
         except NoProposal as error:
             return problem_reply(409, "no-plan", "no plan", str(error))
         return json_reply({"pool": service.pool, "leader": service.leadership.is_leader, **proposal_view(proposal)})
+
+    async def _capacity(self, request: web.Request) -> web.Response:
+        """What the survivors of any one loss would carry."""
+        service = self._service(request)
+        cluster = service.controller.state_builder.current()
+        if cluster is None:
+            return problem_reply(503, "not-ready", "not ready", service.unready())
+        load = service.controller.loads.current(service.now_ns())
+        try:
+            found = await asyncio.to_thread(capacity, cluster, load)
+        except NotKnown as error:
+            return problem_reply(409, "not-known", "not known yet", str(error))
+        return json_reply(capacity_view(found, service.pool))
 
 
 def load_status(service: PoolService) -> dict[str, Any]:

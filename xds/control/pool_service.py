@@ -24,6 +24,7 @@ from understudy.telemetry.metrics.phase_metrics import PhaseMetrics
 from understudy.telemetry.receiver.front_tally import FrontTally
 from understudy.telemetry.tracing.setup import Telemetry
 from understudy.xds.control.balance_metrics import BalanceMetrics
+from understudy.xds.control.capacity_view import CapacityMetrics
 from understudy.xds.control.controller import Controller, no_front
 from understudy.xds.control.election import Leadership, at_once
 from understudy.xds.control.identity import Clients, refuse_several
@@ -132,6 +133,9 @@ class PoolService:
         telemetry.on_span = PhaseMetrics(metrics.registry, self.pool).recorded
         PoolMetrics(metrics.registry, controller.state_builder.current, lambda: controller.missing, self.fronts)
         BalanceMetrics(metrics.registry, lambda: controller.balancer.proposal)
+        CapacityMetrics(
+            metrics.registry, controller.state_builder.current, lambda: controller.loads.current(self.now_ns())
+        )
         self.cache.on_push = metrics.on_push
         self.cache.on_ack = lambda event: self._on_ack(metrics, event)
         return metrics.registry

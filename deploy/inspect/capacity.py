@@ -1,0 +1,57 @@
+"""The capacity of a pool as control servers know it."""
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from understudy.deploy.common.console_style import plain_table
+from understudy.deploy.common.errors import NegativeAnswer
+from understudy.deploy.inspect.controls import ask_controls
+from understudy.deploy.inspect.member_views import View
+from understudy.statesync.pool.state import PoolState
+
+CAPACITY_PATH = "/v1/capacity"
+
+
+async def ask_capacity(state: PoolState) -> View:
+    """The capacity; raises :class:`NegativeAnswer` with the reason if no control server knows it."""
+    controls = [at.record.http for at in state.controls.values()]
+    answers: list[Any] = await ask_controls(controls, CAPACITY_PATH, state.keys.pool)
+    for answer in answers:
+        if isinstance(answer, dict) and isinstance(answer.get("losses"), list):
+            return answer
+    none = f"pool {state.keys.pool} has no control server: start one with 'understudy control'"
+    raise NegativeAnswer("; ".join(sorted({str(one) for one in answers})) or none)
+
+
+def capacity_table(view: View) -> RenderableType:
+    """Each loss with its busiest survivor, and what to do."""
+    state = "can lose any one member" if view["fits"] else "cannot lose every member: the survivors would be too busy"
+    heading = f"pool {view['pool']}: {view['members']} members, {view['wanted_members']} wanted; it {state}"
+    table = plain_table("if this goes", "members", "busiest survivor", "CPU now", "CPU then", "calls/s then", "fits")
+    for loss in view["losses"]:
+        busiest = max(loss["survivors"], key=lambda one: one["cpu_then"] / (one["cpus"] or 1), default=None)
+        cells = ("none left", "", "", "") if busiest is None else _cells(busiest)
+        fits = "yes" if loss["fits"] else "no"
+        if loss["slots_without"]:
+            fits = f"no: {loss['slots_without']} slots have no other member"
+        table.add_row(f"{loss['level']} {loss['name']}", str(len(loss["members"])), *cells, fits)
+    notes = [f"a member may use {100 * view['usable']:.0f} % of its CPUs"]
+    if not view["application"]:
+        notes.append("CPU is that of the sidecars alone, where 'understudy sidecar --app-cgroup' is not given")
+    return Group(
+        Text(heading),
+        table,
+        *(Text(note, style="dim") for note in notes),
+        *(Text(f"! {step}", style="yellow") for step in view["advice"]),
+    )
+
+
+def _cells(one: View) -> tuple[str, str, str, str]:
+    return (
+        one["member"],
+        f"{one['cpu_now']:.2f}",
+        f"{one['cpu_then']:.2f} of {one['cpus']:g}",
+        f"{one['calls_then']:.1f}",
+    )

@@ -1,0 +1,70 @@
+"""The capacity of a pool: whether any one member may go, and how many members that takes."""
+
+import pytest
+
+from understudy.statesync.heartbeat.load_report import LoadReport, SlotLoad
+from understudy.statesync.pool.records import Member, MemberState, Owner, Table
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.xds.membership.cluster_state import ClusterState
+from understudy.xds.membership.load_book import LoadBook, PoolLoad
+from understudy.xds.planning.capacity import NotKnown, advice, capacity
+
+ORDERS = (("a", "b", "c"), ("a", "c", "b"), ("b", "a", "c"), ("c", "b", "a"))
+SITES = {"a": "east", "b": "west", "c": "west"}
+
+
+def a_pool() -> ClusterState:
+    return ClusterState(
+        spec=PoolSpec(pool="cart", slots=len(ORDERS)),
+        members={
+            name: Member(name, "one", "127.0.0.1:7000", "127.0.0.1:1", MemberState.UP, site=SITES[name])
+            for name in "abc"
+        },
+        states=dict.fromkeys("abc", MemberState.UP),
+        registered=dict.fromkeys("abc", "one"),
+        owners={slot: Owner(order[0], "one", 1) for slot, order in enumerate(ORDERS)},
+        table=Table(1, ORDERS),
+        deaths={},
+        beating=frozenset(),
+    )
+
+
+def with_cpu(cpu: float, members: str = "abc") -> PoolLoad:
+    """Each member uses so many of two CPUs, for ten calls a second in each of its slots."""
+    book = LoadBook()
+    for name in members:
+        slots = [SlotLoad(slot, 10.0, 1, 1) for slot, order in enumerate(ORDERS) if order[0] == name]
+        book.on_report((name, "one"), LoadReport(cpu=cpu, cpus=2.0, slots=slots), 0)
+    return book.current(1)
+
+
+def test_the_slots_of_a_lost_member_burden_their_standbys() -> None:
+    """a has two slots: one goes to b and one to c, with half of a's CPU each."""
+    found = capacity(a_pool(), with_cpu(0.8))
+    (loss,) = [one for one in found.losses if (one.level, one.name) == ("member", "a")]
+    assert {one.member: round(one.cpu_then, 6) for one in loss.survivors} == {"b": 1.2, "c": 1.2}
+    assert {one.member: one.calls_then for one in loss.survivors} == {"b": 20, "c": 20}
+    assert found.fits
+    assert advice(found, "cart") == []
+
+
+def test_a_pool_that_is_too_busy_for_a_loss_says_what_it_takes() -> None:
+    """Three members use 1.5 of 2 CPUs each: 4.5 in all, of 1.6 that may be used, so three must be left of four."""
+    found = capacity(a_pool(), with_cpu(1.5))
+    assert not found.fits
+    assert (found.members, found.wanted) == (3, 4)
+    assert not found.losses[0].fits
+    assert "start 1 more members" in advice(found, "cart")[0]
+
+
+def test_a_site_is_lost_as_a_whole() -> None:
+    found = capacity(a_pool(), with_cpu(0.3))
+    (loss,) = [one for one in found.losses if (one.level, one.name) == ("site", "west")]
+    assert loss.members == ("b", "c")
+    assert [(one.member, round(one.cpu_then, 6)) for one in loss.survivors] == [("a", 0.9)]
+    assert {one.level for one in found.losses} == {"member", "site"}
+
+
+def test_it_is_not_known_while_a_member_has_not_reported() -> None:
+    with pytest.raises(NotKnown, match="the load of b"):
+        capacity(a_pool(), with_cpu(1.0, "ac"))

@@ -1,0 +1,60 @@
+"""The answer of ``/v1/capacity``, and its metrics."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from understudy.xds.membership.cluster_state import ClusterState
+from understudy.xds.membership.load_book import PoolLoad
+from understudy.xds.planning.capacity import USABLE, Capacity, NotKnown, advice, capacity
+
+
+def capacity_view(found: Capacity, pool: str) -> dict[str, Any]:
+    """The capacity of a pool as JSON."""
+    return {
+        "pool": pool,
+        "fits": found.fits,
+        "members": found.members,
+        "wanted_members": found.wanted,
+        "usable": USABLE,
+        "application": found.application,
+        "losses": [
+            {**msgspec.to_builtins(one), "fits": one.fits, "worst": round(one.worst, 3)} for one in found.losses
+        ],
+        "advice": advice(found, pool),
+    }
+
+
+class CapacityMetrics(Collector):
+    """How many members the pool wants, and how full the busiest survivor of a loss would be; absent until known."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        cluster: Callable[[], ClusterState | None],
+        load: Callable[[], PoolLoad],
+    ) -> None:
+        self._cluster = cluster
+        self._load = load
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """As of now."""
+        cluster = self._cluster()
+        if cluster is None:
+            return
+        try:
+            found = capacity(cluster, self._load())
+        except NotKnown:
+            return
+        text = "Members that can carry the load of now when one of them is gone."
+        yield GaugeMetricFamily("understudy_wanted_members", text, found.wanted)
+        text = "CPU of the busiest survivor if the member went whose loss is worst, as a part of its CPUs."
+        worst = max((one.worst for one in found.losses if one.level == "member"), default=0.0)
+        yield GaugeMetricFamily("understudy_survivor_cpu", text, worst)
+        text = "1 if the members that are left can carry the load when any one is gone."
+        yield GaugeMetricFamily("understudy_capacity_fits", text, float(found.fits))
