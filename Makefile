@@ -93,6 +93,7 @@ bench-predictive: $(STAMP)  ## an application that leaks, and MINUTES=30 of nois
 
 bench-overload: $(STAMP)  ## a critical pool beside a low one under three times its load; writes bench/results/overload.json (5 min)
 	$(BIN)/python -m bench.overload
+	$(BIN)/python -m bench.overload_sessions
 
 bench-tcp: $(STAMP)  ## what the slots of TCP pools cost, beside a plain tcp_proxy; needs wrk; writes bench/results/tcp.json (3 min)
 	$(BIN)/python -m bench.tcp
