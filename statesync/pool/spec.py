@@ -289,7 +289,7 @@ class Balance(_Strict):
     moves_per_hour: Annotated[int, Field(ge=1, le=100_000)] = 60
 
 
-NEWER_KEYS = ("durability_rules", "predictive", "priority", "priority_rules")
+NEWER_KEYS = ("stable_for", "durability_rules", "predictive", "priority", "priority_rules")
 """Keys that release 0.1.0 does not know."""
 
 
@@ -305,7 +305,8 @@ class PoolSpec(_Strict):
         SessionKey.model_construct(header="x-session-id"),
         SessionKey.model_construct(cookie="sid"),
     )
-    recovery: Literal["keep_current"] = "keep_current"
+    recovery: Literal["keep_current", "prefer_priority"] = "keep_current"
+    stable_for: Seconds = 30.0
     takeover: Literal["fast", "lease"] = "fast"
     durability: Durability = "sync"
     durability_rules: Annotated[tuple[DurabilityRule, ...], Field(max_length=50)] = ()
@@ -392,6 +393,15 @@ class PoolSpec(_Strict):
         names = [check.name for check in self.checks]
         if len(set(names)) < len(names):
             raise ValueError("checks: every check needs a name of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _priorities_have_a_line(self) -> "PoolSpec":
+        if self.recovery == "prefer_priority" and self.mode != "active_standby":
+            raise ValueError(
+                "recovery: prefer_priority is for mode: active_standby; in load_sharing priorities mean nothing, and a "
+                "member that returns gets its share back (leave recovery out)"
+            )
         return self
 
     @functools.cached_property

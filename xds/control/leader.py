@@ -31,6 +31,7 @@ from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.membership.state_builder import StateBuilder
 from understudy.xds.planning.flap_damping import FlapDamping
 from understudy.xds.planning.plan import DecisionInputs, FirstTableTimer, TablePlan, decision_inputs, next_plan
+from understudy.xds.planning.recovery import Recovery
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class Leader:
         self._written = 0
         self._leads = False
         self.damping = FlapDamping()
+        self.recovery = Recovery()
         self.trouble = ""
 
     def wake(self) -> None:
@@ -124,7 +126,12 @@ class Leader:
             self._leadership.check_again()
             return RETRY_INTERVAL
         self._inputs, self._owners = decision_inputs(cluster), cluster.owners
-        waits = (self.damping.seconds_until_release(self._now()), self._state_builder.seconds_until_site_returns())
+        now = self._now()
+        waits = (
+            self.damping.seconds_until_release(now),
+            self.recovery.seconds_until_due(cluster, now),
+            self._state_builder.seconds_until_site_returns(),
+        )
         return min((wait for wait in waits if wait is not None), default=None)
 
     async def _decide(self, cluster: ClusterState) -> bool:
@@ -160,17 +167,20 @@ class Leader:
         """The next table without the moves that flap damping holds back."""
         now, at = self._now(), time.time()
         if not self._leads:
-            self._leads, self.damping = True, replace(self.damping, began=now)
+            self._leads, self.damping, self.recovery = True, replace(self.damping, began=now), Recovery()
         self.damping = self.damping.etcd_reached_since(self._etcd_well_since())
         cluster = self.damping.with_cut_off_kept(cluster, now)
-        damping = self.damping.observe(cluster, now)
+        recovery = self.recovery.observe(cluster, self._state_builder.complete(), now)
+        released = not recovery.settled <= self.recovery.settled
+        damping, self.recovery = self.damping.observe(cluster, now, released=released), recovery
+        settled = recovery.members() - damping.unstable().keys()
         considered = damping.with_members_held(cluster)
-        plan = next_plan(considered, at, damping.held_slots(cluster))
+        plan = next_plan(considered, at, damping.held_slots(cluster), settled)
         if plan is not None and damping.frozen is None:
             damping = damping.with_plan(cluster, plan.table.orders, now)
             if damping.frozen is not None:
                 logger.error("planned moves are frozen: %s", damping.frozen.why)
-                plan = next_plan(considered, at, damping.held_slots(cluster))
+                plan = next_plan(considered, at, damping.held_slots(cluster), settled)
         self.damping = damping
         return plan
 

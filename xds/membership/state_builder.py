@@ -94,6 +94,14 @@ class StateBuilder:
         self._answer_ms, self._built = within_ms, None
         return True
 
+    def complete(self) -> frozenset[MemberBoot]:
+        """The processes whose beats arrive here, that know the table in force, and that lack none of its copies."""
+        return frozenset(
+            who
+            for who, health in self._detector.members.items()
+            if health.beating and not health.lacking and health.applied >= self.table_revision
+        )
+
     def current(self) -> ClusterState | None:
         """The pool as it is now; None while there is no spec or the informer has brought nothing yet."""
         if self.spec is None or not self.revision:

@@ -7,7 +7,7 @@ copies in different failure domains (:mod:`understudy.xds.placement.domains`); d
 same function with other weights. The caller decides who is alive, and the sidecars decide when to act on a table.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -51,6 +51,7 @@ def decide(
     *,
     current: Mapping[int, str] | None = None,
     approved: Approved | None = None,
+    settled: Collection[str] = (),
 ) -> Decision:
     """The next slot table.
 
@@ -67,6 +68,7 @@ def decide(
             slots.
         approved: the actives by the plan in force. Where they may hold slots, they count more than all else. Members
             that the plan does not know get their even share of the rest, and others keep what they have.
+        settled: the members that may take the active's place if their priority is better and the pool prefers that.
     """
     before = tuple(previous.orders[slot] if slot < previous.slots else () for slot in range(spec.slots))
     known = sorted(candidates, key=lambda candidate: candidate.member)
@@ -75,7 +77,7 @@ def decide(
         names = {candidate.member for candidate in known}
         orders = tuple(tuple(member for member in order if member in names) for order in before)
         return Decision(orders, explain(MoveInputs(known, before, orders)))
-    orders = _Assignment(spec, field, before, current or {}, approved).orders()
+    orders = _Assignment(spec, field, before, current or {}, approved, settled).orders()
     shares = _shares(spec, field) if spec.mode == "load_sharing" else {}
     actives, plan = (approved.actives, approved.why) if approved else ((), "")
     return Decision(orders, explain(MoveInputs(known, before, orders, current or {}, shares, actives, plan)))
@@ -96,7 +98,8 @@ def weight_of(spec: PoolSpec, candidate: Candidate) -> int:
     return candidate.weight if override is None or override.weight is None else override.weight
 
 
-def _priority(spec: PoolSpec, candidate: Candidate) -> int:
+def priority_of(spec: PoolSpec, candidate: Candidate) -> int:
+    """The candidate's priority; what the spec says counts more than its own option."""
     override = spec.members.get(candidate.member)
     return candidate.priority if override is None or override.priority is None else override.priority
 
@@ -111,6 +114,7 @@ class _Assignment:
         before: Orders,
         current: Mapping[int, str],
         approved: Approved | None = None,
+        settled: Collection[str] = (),
     ) -> None:
         self.names = [candidate.member for candidate in field]
         self.slots = spec.slots
@@ -127,9 +131,11 @@ class _Assignment:
             self.by_plan = ByPlan(approved, number, self.weights)
             self.present = self.by_plan.actives(self.present)
         self.domains = FailureDomains(field, self.weights)
+        self.preempting = frozenset(number[member] for member in settled if member in number)
+        self.prefers_priority = spec.recovery == "prefer_priority"
         self.rank: list[int] | None = None
         if spec.mode == "active_standby":
-            self.rank = self._ranks([_priority(spec, candidate) for candidate in field])
+            self.rank = self._ranks([priority_of(spec, candidate) for candidate in field])
         self._eligible: dict[tuple[str | None, frozenset[int]], EligibleMembers] = {}
 
     def orders(self) -> Orders:
@@ -162,7 +168,8 @@ class _Assignment:
         """For active_standby: the rank of each member.
 
         First is the member that is active for most slots or, if no active is left, standby for most: it has the
-        sessions. Then priority counts, then the distance from the first, and last the name.
+        sessions. Then priority counts, then the distance from the first, and last the name. If the pool prefers
+        priority, the member of the best priority is first when it may pre-empt, and while its moves are under way.
         """
         members = range(len(self.names))
         active, standby = [0] * len(self.names), [0] * len(self.names)
@@ -172,6 +179,10 @@ class _Assignment:
             if len(order) > 1 and order[1] >= 0:
                 standby[order[1]] += 1
         first = min(members, key=lambda m: (-active[m], -standby[m] if not any(active) else 0, priorities[m], m))
+        moving_to = {order[0] for order in self.before if order}
+        best = min(members, key=lambda m: (priorities[m], m not in moving_to, m not in self.preempting, m))
+        if self.prefers_priority and priorities[best] < priorities[first] and best in moving_to | self.preempting:
+            first = best
         ranks = [0] * len(self.names)
         near = [self.domains.closeness(member, first) for member in members]
         for rank, member in enumerate(sorted(members, key=lambda m: (m != first, priorities[m], near[m], m))):

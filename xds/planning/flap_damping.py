@@ -102,8 +102,8 @@ class FlapDamping:
         """Etcd has answered this server without an outage since ``at`` (ns)."""
         return self if self.began is None else replace(self, began=max(self.began, at))
 
-    def observe(self, cluster: ClusterState, now: int) -> "FlapDamping":
-        """Take in the pool as it is at ``now``."""
+    def observe(self, cluster: ClusterState, now: int, *, released: bool = False) -> "FlapDamping":
+        """Take in the pool as it is at ``now``; ``released``: a member may pre-empt from now on."""
         fit = {member: cluster.state(member).may_hold_slots for member in cluster.members}
         lost = [member for member, was in self.fit.items() if was and not fit.get(member, False)]
         losses = {
@@ -140,7 +140,7 @@ class FlapDamping:
         early = [site for site, at in returning.items() if now - at < HOLD_TIME]
         held_sites = frozenset(s for s in early if _still_leaving(cluster, s) or after.held_slots(cluster))
         after = replace(after, held_sites=held_sites)
-        released = after.unstable().keys() != self.unstable().keys()
+        released |= after.unstable().keys() != self.unstable().keys()
         ordered = cluster.spec != self.spec or cluster.approved != self.approved
         explained = fit != self.fit or ordered or released or thawed
         return replace(after, explained=now if explained else self.explained)

@@ -7,7 +7,7 @@ register: each slot given to the first of them costs a handover later. :mod:`und
 distributes the slots.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import msgspec
@@ -37,13 +37,16 @@ class TablePlan(msgspec.Struct, frozen=True):
     why: str = ""
 
 
-def next_plan(cluster: ClusterState, at: float, held: frozenset[int] = frozenset()) -> TablePlan | None:
+def next_plan(
+    cluster: ClusterState, at: float, held: frozenset[int] = frozenset(), settled: Collection[str] = ()
+) -> TablePlan | None:
     """The next table, or None when the one in force is right.
 
     Args:
         cluster: the pool.
         at: wall time in seconds, for new entries of lost members.
         held: slots that must keep the active they have for now (see :mod:`understudy.xds.planning.flap_damping`).
+        settled: members that may pre-empt (see :mod:`understudy.xds.planning.recovery`).
     """
     previous = cluster.table or NO_TABLE
     entries = lost_entries(cluster, at)
@@ -52,7 +55,8 @@ def next_plan(cluster: ClusterState, at: float, held: frozenset[int] = frozenset
     moves: tuple[Move, ...] = ()
     if any(candidate.state.may_hold_slots for candidate in field):
         found = replace(previous, orders=cluster.orders_as_found())
-        decision = decide(cluster.spec, field, found, current=_current_actives(cluster), approved=cluster.approved)
+        current = _current_actives(cluster)
+        decision = decide(cluster.spec, field, found, current=current, approved=cluster.approved, settled=settled)
         orders = _with_held_slots(cluster, decision.orders, found.orders, held)
         moves = tuple(move for move in decision.moves if move.slot not in held)
     asks_again = any(
