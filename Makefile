@@ -8,7 +8,7 @@ TYPES  := build/types/understudy
 PACKAGES := xds proxy statesync telemetry deploy
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which would compile all modules anew
 
-.PHONY: help setup demo test lint format unit quick site chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-telemetry bench-tcp bench-drills bench-predictive bench-overload images-try etcd-stubs clean bench-balance
+.PHONY: help setup demo test lint format unit quick site chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-telemetry bench-tcp bench-tenants bench-drills bench-predictive bench-overload images-try etcd-stubs clean bench-balance
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -97,6 +97,9 @@ bench-overload: $(STAMP)  ## a critical pool beside a low one under three times 
 
 bench-tcp: $(STAMP)  ## what the slots of TCP pools cost, beside a plain tcp_proxy; needs wrk; writes bench/results/tcp.json (3 min)
 	$(BIN)/python -m bench.tcp
+
+bench-tenants: $(STAMP)  ## what a tenant notices of another one far past its quota; writes bench/results/tenants.json (4 min)
+	$(BIN)/python -m bench.tenants
 
 etcd-stubs: $(TYPES)  ## the etcd client's messages, from statesync/etcd/etcd.proto
 	@# The oldest protoc whose code runs with every protobuf from 5 to 7: that of 5.27 refuses protobuf 7 at import.
