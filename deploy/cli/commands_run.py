@@ -118,7 +118,8 @@ def own_checks(_: click.Context, parameter: click.Parameter, value: str) -> "tup
     "console_hosts",
     multiple=True,
     metavar="NAME",
-    help="Host name under which browsers reach the console, beside IP addresses and localhost; repeatable.",
+    help="Host name under which browsers reach the console, beside IP addresses and localhost; repeatable. "
+    "Default: none.",
 )
 @tls_options
 @etcd_options

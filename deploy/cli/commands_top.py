@@ -101,7 +101,8 @@ async def _top(place: PoolLocation) -> None:
         asking = asyncio.create_task(_keep_asking(screen, place.pool, informer.synced))
         try:
             try:
-                await asyncio.wait_for(informer.synced.wait(), FIRST_READ_TIMEOUT)
+                async with asyncio.timeout(FIRST_READ_TIMEOUT):
+                    await informer.synced.wait()
             except TimeoutError:
                 where = ", ".join(place.etcd.endpoints)
                 raise DeployError(f"etcd does not answer at {where}: {informer.trouble or 'no answer'}") from None
@@ -137,10 +138,10 @@ async def _draw(screen: Screen, informer: "Informer") -> None:
 
 async def _either(stopping: asyncio.Event, changed: asyncio.Event) -> None:
     """Wait for the end, or for a change, at least for :data:`LEAST_INTERVAL` and at most a second."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stopping.wait(), LEAST_INTERVAL)
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(changed.wait(), REFRESH_SECONDS)
+    from understudy.statesync.process.services import set_within
+
+    await set_within(stopping, LEAST_INTERVAL)
+    await set_within(changed, REFRESH_SECONDS)
 
 
 async def _keep_asking(screen: Screen, pool: str, known: asyncio.Event) -> None:

@@ -51,12 +51,17 @@ def _names(context: click.Context, incomplete: str, ask: Ask, pool: str = "") ->
 
     def run() -> None:
         with contextlib.suppress(Exception):
-            found.extend(asyncio.run(asyncio.wait_for(_asked(context.params, ask, pool), ANSWER_MOST)))
+            found.extend(asyncio.run(_in_time(_asked(context.params, ask, pool))))
 
     thread = threading.Thread(target=run, name="completion", daemon=True)  # what still runs then ends with the process
     thread.start()
     thread.join(WAIT_MOST)
     return sorted({name for name in tuple(found) if name.startswith(incomplete)})
+
+
+async def _in_time(asked: Awaitable[list[str]]) -> list[str]:
+    async with asyncio.timeout(ANSWER_MOST):
+        return await asked
 
 
 async def _asked(given: dict[str, Any], ask: Ask, pool: str) -> list[str]:

@@ -365,7 +365,7 @@ async def test_a_site_goes_offline_and_online_by_an_intent_that_tells_its_end(un
     )
     for command in ("offline", "online"):
         unknown = understudy("site", command, "north", *place)
-        assert (unknown.exit_code, "its sites are east, west" in unknown.stderr) == (1, True)
+        assert (unknown.exit_code, "its sites are east, south, west" in unknown.stderr) == (1, True)
     assert understudy("site", "offline", "north", "--force", "--reason", "it comes later", *place).exit_code == 0
     default = Intent.decode((await client.get(keys.site_intent("north"))).value)
     assert default.until - default.since == 2 * 3600

@@ -95,6 +95,7 @@ def test_every_metric_that_is_made_is_explained_and_every_one_explained_is_made(
     )
     others = (
         "xds/control/balance_metrics.py",
+        "xds/control/capacity_view.py",
         "xds/control/pool_metrics.py",
         "xds/control/process_metrics.py",
         "deploy/kubernetes/webhook/server.py",
