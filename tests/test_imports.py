@@ -19,7 +19,7 @@ HTTP = {"aiohttp"}
 TELEMETRY = {"opentelemetry.exporter.otlp.proto.grpc", "opentelemetry.sdk.metrics"}
 """What the thread imports that first exports spans."""
 COMMANDS = {"click", "rich"}
-MOST_DATACLASSES = 56
+MOST_DATACLASSES = 57
 """Of ours, in a control server: each takes about 1 ms of CPU at import, where a msgspec struct takes 0.02 ms."""
 
 

@@ -324,7 +324,7 @@ async def test_a_whole_site_goes_offline_and_comes_back_and_nobody_notices(tmp_p
         place = ("--etcd", ",".join(scene.pool.etcd_endpoints), "--pool", "cart")
         async with scene.fault("a site goes offline and comes back"):
             owned, generation = actives(await scene.state()), (await scene.table()).generation
-            assert await understudy("site", "offline", "east", *place) == 0
+            assert await understudy("site", "offline", "east", "--until-i-say", *place) == 0
             assert set(actives(await scene.state()).items()) >= {("cart-1", 0), ("cart-3", 0)}
             table = (await scene.tables_after(generation))[0]
             assert table.offline == ("east",)

@@ -29,6 +29,7 @@ EVERYTHING = SidecarOptions(
     metrics="127.0.0.1:7603",
     redis="127.0.0.1:7604",
     site="east",
+    zone="zone-a",
     node="node-1",
     weight="20",
     priority="2",

@@ -75,6 +75,11 @@ async def test_who_is_given_slots_takes_them_only_under_the_records_that_they_we
         await pool.settle(*A_FIRST)
         a = here["a"]
         await until(lambda: len(a.owned.open_slots()) == pool.spec.slots, what="a knows what it owns")
+        sets = here["b"].pool.state.sync_sets
+        await until(
+            lambda: sum(len(at.record.members) == 2 for at in sets.values()) == pool.spec.slots,
+            what="b is in all sync sets: a claim loses against a change of the set",
+        )
         peer = a.pool.peer("b")
         assert peer is not None
         stale = {slot: at.revision for slot, at in a.pool.view().owners.items()}
