@@ -91,11 +91,20 @@ function setRows(list, rows, { whole }) {
       else list.append(row);
       for (const button of row.querySelectorAll("button[disabled][data-act]")) button.disabled = false;
     }
-    fill(row, object);
+    fillRow(row, object);
   }
   if (whole && template) {
     const wanted = new Set(rows.map(([key]) => key));
     for (const [key, row] of known) if (!wanted.has(key)) remove(row);
+  }
+}
+
+// A button that an act has made pointless disappears. The focus goes to the one that took its place.
+function fillRow(row, object) {
+  const held = row.contains(document.activeElement) ? document.activeElement : null;
+  fill(row, object);
+  if (held && !held.offsetParent) {
+    [...row.querySelectorAll("a,button:not(:disabled)")].find(one => one.offsetParent)?.focus();
   }
 }
 
@@ -124,7 +133,7 @@ function show(frame, { whole }) {
   }
   for (const list of document.querySelectorAll("[data-rows]")) {
     const rows = frame[list.dataset.rows] ?? {};
-    for (const [key, row] of keyed(list)) if (rows[key]) fill(row, rows[key]);
+    for (const [key, row] of keyed(list)) if (rows[key]) fillRow(row, rows[key]);
   }
   tick();
 }

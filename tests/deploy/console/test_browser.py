@@ -199,7 +199,11 @@ async def test_eight_tabs_are_live_and_a_drain_by_keyboard_alone_shows_in_all(de
         for tab in tabs:
             await tab.locator("tr[data-key='cart-2'] .out", has_text="drained").wait_for()
         assert "left" in await row.locator(".left").inner_text()
-        assert await page.evaluate("document.activeElement.dataset.act") == "undrain"
+
+        async def on_the_opposite() -> bool:
+            return await page.evaluate("document.activeElement.dataset.act") == "undrain"
+
+        await until(on_the_opposite, 30, "the focus is on the button that undoes it")
     assert desk.said == []
     records = json.loads((await command(desk, "audit", "-o", "json"))[1])["records"]
     mine = next(row for row in records if row["what"] == "drain cart-2")
@@ -257,6 +261,7 @@ async def test_hostile_text_stays_text_on_every_page(desk: Desk) -> None:
 
 
 async def test_a_killed_member_shows_on_the_map_and_its_failover_is_the_trace(desk: Desk) -> None:
+    await settled(desk.pool.layout, desk.etcd)
     async with desk.window() as window:
         tab = await desk.open(window, "slots")
         letters = "[...document.querySelectorAll('[role=gridcell]')].map(cell => cell.textContent)"
