@@ -291,7 +291,7 @@ class _Console:
             async for text in events:
                 await response.write(text)
         except (ConnectionError, TimeoutError):
-            pass
+            pass  # the browser has gone; it connects again by itself
         finally:
             await events.aclose()
         return response
