@@ -25,13 +25,16 @@ from understudy.deploy.load.http_load import Load
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.deploy.local.up import Interrupted, stop_signal, unless
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
-from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec import Liveness, PoolSpec
 from understudy.telemetry.otlp.spans import StoredSpan
 from understudy.telemetry.slo.waterfall import phases
 from understudy.telemetry.tracing.ids import trace_seed
 from understudy.telemetry.tracing.names import KIND_TAKEOVER
 
-CONVERGE_TIMEOUT = 60.0
+# All processes share this machine with whatever else it does. A member that gets no CPU for some seconds must not be
+# taken for dead: its sessions would move without need. A killed member is noticed by its refused connections.
+LIVENESS = Liveness(missed_beats=50, unanswered_ms=5000)
+CONVERGE_TIMEOUT = 120.0
 TRACE_TIMEOUT = 5.0
 POLL_INTERVAL = 0.1
 
@@ -82,7 +85,7 @@ class _Demo:
         self._settings = settings
         self._console = settings.console
         self._pool = LocalPool(
-            LocalSettings(directory=directory, spec=PoolSpec(pool="cart"), members=settings.members),
+            LocalSettings(directory=directory, spec=PoolSpec(pool="cart", liveness=LIVENESS), members=settings.members),
             say=self._console.print,
         )
         self._load = Load(self._pool.layout.front_url, settings.sessions, settings.rate)
