@@ -109,8 +109,9 @@ class ServedFronts:
         return self._places.place(spec, revision)
 
     def fault(self, pool: str) -> str:
-        """Why a pool has not the place that its spec asks for; '' if it has, or asks for none."""
-        return self._places.refused.get(pool, "")
+        """Why front Envoys do not serve a pool as its spec says; '' if they do, or it has no place there."""
+        faults = {one.publisher.fault(pool) for one in self._of_pool(pool)}
+        return "; ".join(filter(None, [self._places.refused.get(pool, ""), *sorted(faults)]))
 
     def published(self, view: RoutingView, content: Snapshot) -> None:
         """A pool has published a view; its cache holds ``content`` now."""
@@ -215,7 +216,7 @@ class ServedFronts:
 
     def _make(self, pools: frozenset[str], group: asyncio.TaskGroup) -> _FrontSet:
         cache = ResourceCache(group_of, on_ack=lambda event: self._on_ack(pools, event))
-        publisher = FrontPublisher(cache, pools, self._parts)
+        publisher = FrontPublisher(cache, pools, self._parts, self._places.newest_first)
         cache.on_group = publisher.set_listeners
 
         async def confirm_fresh() -> None:
@@ -245,6 +246,8 @@ class ServedFronts:
                 raise result
 
     def _on_ack(self, pools: frozenset[str], event: AckEvent) -> None:
+        if (found := self._sets.get(pools)) is not None:
+            found.publisher.answered(event)
         if event.error is not None:
             logger.warning("front Envoy %s rejected %s: %s", event.node, event.type_url, event.error)
             return

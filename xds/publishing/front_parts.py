@@ -72,6 +72,8 @@ class Composition(msgspec.Struct, frozen=True):
 
     resources: Mapping[str, Mapping[str, Resource]] = msgspec.field(default_factory=dict)
     ports: tuple["HttpPort | TcpPort", ...] = ()
+    pools_of: Mapping[tuple[str, str], tuple[str, ...]] = msgspec.field(default_factory=dict)
+    """The pools in each route table, by its name and version."""
 
     def beside(self, older: "Composition") -> dict[str, dict[str, Resource]]:
         """These resources, and those of ``older`` that are not among them."""
@@ -101,15 +103,16 @@ class Composer:
         for port, there in by_port.items():
             tls = {host: part.front.tls for part in there if part.front.tls for host in part.front.hosts}
             ports.append(HttpPort(port, tuple(sorted(tls.items(), key=lambda one: one[0]))))
-        tables = [self._table(port, there) for port, there in sorted(by_port.items())]
+        tables = {port: self._table(port, there) for port, there in sorted(by_port.items())}
         self._tables = {port: kept for port, kept in self._tables.items() if port in by_port}
         resources = {
             SECRET: {secret_name(one): encode(SECRET, secret_name(one), secret(one)) for one in certificates},
             CLUSTER: {name: one for part in ordered for name, one in part.clusters.resources.items()},
             ENDPOINTS: {name: one for part in ordered for name, one in part.endpoints.resources.items()},
-            ROUTES: {table.name: table for table in tables},
+            ROUTES: {table.name: table for table in tables.values()},
         }
-        return Composition(resources, tuple(sorted(ports, key=lambda one: one.port)))
+        pools_of = {(one.name, one.version): tuple(part.pool for part in by_port[port]) for port, one in tables.items()}
+        return Composition(resources, tuple(sorted(ports, key=lambda one: one.port)), pools_of)
 
     def _table(self, port: int, parts: list[FrontPart]) -> Resource:
         from understudy.xds.envoy.front_listener import table_name

@@ -32,6 +32,10 @@ class FrontPlaces:
         found = self._places.get(spec.pool)
         return found.front if found else None
 
+    def newest_first(self, pools: Iterable[str]) -> list[str]:
+        """These pools, the one whose spec was written last first."""
+        return sorted(pools, key=lambda pool: (-self._specs[pool][1] if pool in self._specs else 0, pool))
+
     def forget(self, pool: str) -> None:
         """The pool is gone."""
         if self._specs.pop(pool, None) is not None:

@@ -2,18 +2,21 @@
 
 Changes of health go at once, as one update of endpoints. Any other change makes a new composition
 (:mod:`understudy.xds.publishing.front_parts`); between two of them is a pause, so that a burst of changes costs one. A
-listener that comes or goes is set between two compositions, so nothing that serves points at what is gone.
+listener that comes or goes is set between two compositions, so nothing that serves points at what is gone. A part that
+an Envoy rejects is held (:mod:`understudy.xds.publishing.front_holds`).
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from understudy.statesync.pool.addresses import split_address
+from understudy.xds.publishing.front_holds import FrontHolds
 from understudy.xds.publishing.front_parts import Composer, Composition, FrontPart, TcpPort
 from understudy.xds.publishing.publisher import MERGE_SECONDS
 from understudy.xds.server.cache import CacheError, ResourceCache
+from understudy.xds.server.events import AckEvent
 from understudy.xds.server.types import ENDPOINTS, LISTENER
 
 logger = logging.getLogger(__name__)
@@ -29,15 +32,25 @@ class FrontPublisher:
         cache: what the Envoys' streams are served from; its ``on_group`` must be :meth:`set_listeners`.
         pools: the pools that the Envoys serve; none for all.
         parts: the last part of each pool of this control server, by its name. It is only read here.
+        newest_first: orders pools by how new their specs are.
     """
 
-    def __init__(self, cache: ResourceCache, pools: frozenset[str], parts: Mapping[str, FrontPart]) -> None:
+    def __init__(
+        self,
+        cache: ResourceCache,
+        pools: frozenset[str],
+        parts: Mapping[str, FrontPart],
+        newest_first: Callable[[Iterable[str]], list[str]] = sorted,
+    ) -> None:
         self._cache = cache
         self._pools = pools
         self._parts = parts
         self._composer = Composer()
         self._composition = Composition()
         self._composed: dict[str, FrontPart] = {}
+        self._seen: dict[str, FrontPart] | None = None
+        self._holds = FrontHolds(newest_first)
+        self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._published = asyncio.Event()
         self._next_at = 0.0
@@ -51,32 +64,57 @@ class FrontPublisher:
 
     @property
     def is_current(self) -> bool:
-        """Whether the cache holds the parts as they are now."""
-        return self._composed == self._wanted()
+        """Whether the cache holds the parts as they are now, except those that are held."""
+        return self._seen == self._wanted()
 
     async def settled(self) -> None:
         """Return once the cache holds the parts as they are now."""
         while not self.is_current:
             await self._published.wait()
 
+    def answered(self, event: AckEvent) -> None:
+        """An Envoy acknowledged or rejected a response."""
+        before = set(self._holds.held.values())
+        if self._holds.answered(event, time.monotonic()):
+            self.wake()
+        for pool, held in self._holds.held.items():
+            if held not in before:
+                logger.error("pool %s: %s", pool, self._holds.fault(pool))
+
+    def fault(self, pool: str) -> str:
+        """Why Envoys do not get what a pool published last; '' if they do."""
+        return self._holds.fault(pool)
+
     async def run(self) -> None:
         """Publish until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            parts = self._wanted()
+            newest = self._wanted()
+            parts = self._choose(newest)
             await self._publish_health(parts)
             if self._same_but_health(parts):
-                self._composed = parts
+                self._composed, self._seen = parts, newest
                 self._tell()
             elif (pause := self._next_at - time.monotonic()) > 0:
                 asyncio.get_running_loop().call_later(pause, self.wake)
             else:
-                await self._compose(parts)
+                await self._compose(parts, newest)
 
     async def compose_now(self) -> None:
         """Publish the parts as they are now; for the first time, before Envoys are served."""
-        await self._compose(self._wanted())
+        newest = self._wanted()
+        await self._compose(self._choose(newest), newest)
+
+    def _choose(self, newest: Mapping[str, FrontPart]) -> dict[str, FrontPart]:
+        """The parts to publish, and a timer for when that may be others."""
+        now = time.monotonic()
+        chosen = self._holds.choose(newest, now)
+        if self._timer is not None:
+            self._timer.cancel()
+        seconds = self._holds.wake_in(now)
+        self._timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self.wake)
+        return chosen
 
     def _tell(self) -> None:
         self._published.set()
@@ -102,9 +140,10 @@ class FrontPublisher:
         resources = {**self._composition.resources, ENDPOINTS: {**held, **changed}}
         self._composition = Composition(resources, self._composition.ports)
 
-    async def _compose(self, parts: dict[str, FrontPart]) -> None:
+    async def _compose(self, parts: dict[str, FrontPart], newest: dict[str, FrontPart]) -> None:
         began = time.monotonic()
         new, old = self._composer.compose(parts.values()), self._composition
+        self._holds.offered(new.pools_of)
         try:
             if new.ports != old.ports:
                 await self._cache.set_all(new.beside(old))
@@ -119,7 +158,7 @@ class FrontPublisher:
         finally:
             took = time.monotonic() - began
             self._next_at = began + took + max(MERGE_SECONDS, SHARE_OF_TIME * took)
-        self._composition, self._composed = new, parts
+        self._composition, self._composed, self._seen = new, parts, newest
         self._tell()
 
     async def set_listeners(self, group: str) -> None:

@@ -306,7 +306,8 @@ class ResourceCache:
             self._refusing[client] = None
         if self.on_ack is not None:
             sent = outcome.sent
-            _tell(self.on_ack, AckEvent(client.node, type_url, sent.version, sent.at_ns, now_ns, outcome.error))
+            event = AckEvent(client.node, type_url, sent.version, sent.at_ns, now_ns, outcome.error, sent.versions)
+            _tell(self.on_ack, event)
 
     def siblings(self, stream_state: StreamState) -> tuple[StreamState, ...]:
         """The other open streams of a stream's node."""

@@ -5,6 +5,7 @@ Plain data. Times are monotonic nanoseconds of the process that serves.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from understudy.xds.server import types
@@ -65,7 +66,10 @@ class PushEvent(NamedTuple):
 
 
 class AckEvent(NamedTuple):
-    """A node's response to a response: an ACK, or a NACK with its ``error``. Times are monotonic ns."""
+    """A node's response to a response: an ACK, or a NACK with its ``error``. Times are monotonic ns.
+
+    ``versions``: the names that the response carried, with the versions of the resources; '' for a removed name.
+    """
 
     node: str
     type_url: str
@@ -73,6 +77,7 @@ class AckEvent(NamedTuple):
     sent_at_ns: int
     acked_at_ns: int
     error: str | None = None
+    versions: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
