@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from understudy.deploy.common.options import examples, report_output_option, shown_option, spec_file_option
+from understudy.deploy.common.options import examples, report_output_option, shown_option
 
 
 @click.command(
@@ -14,15 +14,40 @@ from understudy.deploy.common.options import examples, report_output_option, sho
         "kubectl apply -k manifests/overlays/trial",
         "understudy render kubernetes -f pool.yaml --out manifests --etcd https://etcd.data.svc:2379 \\",
         "    --etcd-tls-secret etcd-client --registry registry.example/shop --version 0.1.0",
+        "understudy render kubernetes -f cart.yaml -f desk.yaml --registry registry.example/shop \\",
+        "    --app-namespace desk=support --app-port desk=9000",
     )
 )
-@spec_file_option()
+@click.option(
+    "-f",
+    "--file",
+    "spec_files",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Pool spec (YAML file); repeatable for several pools.",
+)
+@click.option(
+    "--shared",
+    is_flag=True,
+    help="Serve all pools in etcd, also those that are applied later. Always so with several files.",
+)
 @shown_option(
     "--out", default="manifests", type=click.Path(path_type=Path, file_okay=False), help="Directory to write to."
 )
 @shown_option("--namespace", default="understudy", help="Namespace of Understudy.")
-@click.option("--app-namespace", default="", help="Namespace of the application. Default: the pool's name.")
-@shown_option("--app-port", default=8080, type=click.IntRange(1, 65535), help="Port of the application in its pods.")
+@click.option(
+    "--app-namespace",
+    multiple=True,
+    metavar="[POOL=]NAME",
+    help="Namespace of the application, of one pool or of all; repeatable. Default: the pool's name.",
+)
+@click.option(
+    "--app-port",
+    multiple=True,
+    metavar="[POOL=]PORT",
+    help="Port of the application in its pods, of one pool or of all; repeatable. Default: 8080.",
+)
 @click.option("--registry", required=True, help="Registry with the images that deploy/images builds.")
 @click.option("--version", default="", help="Tag of these images. Default: the version of this program.")
 @click.option(
@@ -58,15 +83,23 @@ from understudy.deploy.common.options import examples, report_output_option, sho
     help="How a front Envoy stops: 'admin' asks clients to leave first (needs bash in the image), 'sleep' needs "
     "Kubernetes 1.30.",
 )
+@click.option(
+    "--front-tls-secret",
+    "front_tls_secrets",
+    multiple=True,
+    help="Secret (tls.crt, tls.key) that front Envoys mount at /etc/understudy-front/SECRET, for front.tls of a spec; "
+    "repeatable. Default: none.",
+)
 @shown_option("--monitoring-namespace", default="monitoring", help="Namespace of Prometheus.")
 @shown_option("--cluster-domain", default="cluster.local", help="DNS domain of the cluster.")
 @report_output_option
 def kubernetes(
-    spec_file: Path,
+    spec_files: tuple[Path, ...],
+    shared: bool,
     out: Path,
     namespace: str,
-    app_namespace: str,
-    app_port: int,
+    app_namespace: tuple[str, ...],
+    app_port: tuple[str, ...],
     registry: str,
     version: str,
     image: tuple[str, ...],
@@ -78,30 +111,40 @@ def kubernetes(
     front_replicas: int,
     front_service: str,
     front_drain: str,
+    front_tls_secrets: tuple[str, ...],
     monitoring_namespace: str,
     cluster_domain: str,
     output: str,
 ) -> None:
-    """Write manifests for one pool: a kustomize base, components and overlays.
+    """Write manifests for one pool or several: a kustomize base, components and overlays.
+
+    With several files, control servers and front Envoys serve all pools in etcd, at the ports, hosts and paths in the
+    front of each spec (docs/many-pools.md). With one file they serve this pool alone.
 
     'overlays/trial' contains everything, including an etcd. 'overlays/production' is written if --etcd has URLs.
     The command applies nothing; use 'kubectl apply -k DIR/overlays/NAME'.
     """
     from understudy.deploy.kubernetes.render.kustomize import files, write
-    from understudy.deploy.kubernetes.render.plan import Plan, choose_images, parse_certificates, parse_etcd
+    from understudy.deploy.kubernetes.render.plan import (
+        Plan,
+        choose_images,
+        make_pools,
+        parse_certificates,
+        parse_etcd,
+    )
     from understudy.statesync.pool.spec_reader import load_spec
     from understudy.telemetry.tracing.setup import service_version
 
     plan = Plan(
-        spec=load_spec(spec_file),
+        pools=make_pools([load_spec(file) for file in spec_files], app_namespace, app_port),
+        shared=shared or len(spec_files) > 1,
         images=choose_images(registry, version or service_version(), image),
         namespace=namespace,
-        app_namespace=app_namespace,
-        app_port=app_port,
         replicas=replicas,
         front_replicas=front_replicas,
         front_service=front_service,
         front_drain=front_drain,
+        front_tls_secrets=front_tls_secrets,
         monitoring_namespace=monitoring_namespace,
         cluster_domain=cluster_domain,
         etcd=parse_etcd(etcd, etcd_tls_secret, etcd_login_secret),
@@ -113,6 +156,7 @@ def kubernetes(
     if output == "json":
         click.echo(json.dumps({"directory": str(out), "files": sorted(content), "overlays": overlays}, indent=2))
         return
-    click.echo(f"pool {plan.pool}: {len(content)} files in {out}")
+    names = ", ".join(pool.name for pool in plan.pools)
+    click.echo(f"{'pools' if len(plan.pools) > 1 else 'pool'} {names}: {len(content)} files in {out}")
     for overlay in overlays:
         click.echo(f"  kubectl apply -k {overlay}")

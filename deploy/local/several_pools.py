@@ -20,14 +20,19 @@ def with_fronts(specs: Sequence[PoolSpec], pick: Callable[[], str]) -> tuple[Poo
         spec if spec.front else spec.model_copy(update={"front": Front(port=split_address(pick())[1])})
         for spec in specs
     ]
-    names = [spec.pool for spec in placed]
+    require_apart(placed)
+    return tuple(placed)
+
+
+def require_apart(specs: Sequence[PoolSpec]) -> None:
+    """Raise :class:`DeployError` if two pools have one name, or the same place at a front Envoy."""
+    names = [spec.pool for spec in specs]
     if len(set(names)) < len(names):
         raise DeployError("-f: two files have the same pool; every pool needs a name of its own")
-    uses = [spec.front_use for spec in placed if spec.front_use is not None]
+    uses = [spec.front_use for spec in specs if spec.front_use is not None]
     for number, use in enumerate(uses):
         if why := first_conflict(use, uses[:number]):
             raise DeployError(f"pool {use.pool!r}: {why}; choose another port, host or path")
-    return tuple(placed)
 
 
 def listen_address(listen: str, front: Front) -> str:

@@ -45,9 +45,9 @@ def spiffe(pool: str, kind: str, name: str = POD) -> str:
     return f"spiffe://understudy/{pool}/{kind}/{name}"
 
 
-def volumes(issuer: PeerCertificates | None, pool: str, kind: str, dns: Sequence[str] = ()) -> list[Body]:
-    """The volume of one of our pods of this ``kind``; none without an issuer."""
-    return [csi_volume(_VOLUME, issuer, uri=spiffe(pool, kind), dns=dns)] if issuer else []
+def volumes(issuer: PeerCertificates | None, uris: str, dns: Sequence[str] = ()) -> list[Body]:
+    """The volume of one of our pods, with ``uris`` (commas between) in its certificate; none without an issuer."""
+    return [csi_volume(_VOLUME, issuer, uri=uris, dns=dns)] if issuer else []
 
 
 def mounts(issuer: PeerCertificates | None) -> list[Body]:

@@ -37,6 +37,10 @@ ETCD_VARIABLE = "UNDERSTUDY_ETCD"
 INJECTOR_NAME = "understudy-injector"
 
 
+ALL_POOLS = "all_pools"
+"""Stands for the pool in the names and labels of parts that serve all pools; no pool can have this name."""
+
+
 def labels(component: str, pool: str = "") -> dict[str, str]:
     """The labels of all objects of a component; with a pool, of that pool's component."""
     return {
@@ -57,20 +61,24 @@ def selector(component: str, pool: str = "") -> dict[str, str]:
 
 
 def control_name(pool: str) -> str:
-    """The name of a pool's control servers: Deployment, Service and so on."""
-    return f"control-{pool}"
+    """The name of the control servers of a pool, or of :data:`ALL_POOLS`: Deployment, Service and so on."""
+    return _name(CONTROL, pool)
 
 
 def front_name(pool: str) -> str:
-    """The name of a pool's front Envoys."""
-    return f"front-{pool}"
+    """The name of the front Envoys of a pool, or of :data:`ALL_POOLS`."""
+    return _name(FRONT, pool)
 
 
 def operator_name(pool: str) -> str:
-    """The name of the Deployment in which people run commands against a pool."""
-    return f"operator-{pool}"
+    """The name of the Deployment in which people run commands against a pool, or :data:`ALL_POOLS`."""
+    return _name(OPERATOR, pool)
 
 
 def spec_account(pool: str) -> str:
     """The account of the Jobs that apply a pool's spec."""
     return f"spec-{pool}"
+
+
+def _name(component: str, pool: str) -> str:
+    return component if pool == ALL_POOLS else f"{component}-{pool}"

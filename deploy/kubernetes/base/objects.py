@@ -93,6 +93,7 @@ def pod_template(
     match: Mapping[str, str] | None = None,
     token: bool = False,
     restart: str = "",
+    security: Body | None = None,
 ) -> Body:
     """The template of a workload's pods.
 
@@ -105,6 +106,7 @@ def pod_template(
         match: labels of the pods that are to be spread; None for pods that may stand where they like.
         token: whether it asks something of the Kubernetes API.
         restart: the restart policy, where it is not the usual one.
+        security: the pod's security context, where it is not :func:`pod_security`.
     """
     return {
         "metadata": {"labels": dict(labels)},
@@ -114,7 +116,7 @@ def pod_template(
             "enableServiceLinks": False,
             **({"restartPolicy": restart} if restart else {}),
             "terminationGracePeriodSeconds": grace,
-            "securityContext": pod_security(),
+            "securityContext": security or pod_security(),
             **({"affinity": rather_apart(match), "topologySpreadConstraints": spread(match)} if match else {}),
             "containers": list(containers),
             **({"volumes": list(volumes)} if volumes else {}),

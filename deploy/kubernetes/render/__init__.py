@@ -1,1 +1,1 @@
-"""Renders the manifests of a pool: pure functions, a module for each part."""
+"""Renders the manifests of one pool or several: pure functions, a module for each part."""

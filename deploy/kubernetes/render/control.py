@@ -1,8 +1,9 @@
-"""The control servers of a pool: three replicas behind one headless Service. None uses the Kubernetes API. Pure.
+"""The control servers of a pool, or of all: three replicas behind one headless Service. Pure.
 
-Leader election and all state are in etcd. On SIGTERM a control server resigns first, so a rollout costs milliseconds
-without a leader, and the Envoys' streams move to another replica. With certificates they are a StatefulSet, although
-they keep no state: its pods have stable names, which certificates can contain and members can connect to.
+None uses the Kubernetes API. Leader election and all state are in etcd. On SIGTERM a control server resigns first, so a
+rollout costs milliseconds without a leader, and the Envoys' streams move to another replica. With certificates they are
+a StatefulSet, although they keep no state: its pods have stable names, which certificates can contain and members can
+connect to.
 The overlay for production (:mod:`understudy.deploy.kubernetes.render.production`) adds the credentials for etcd.
 """
 
@@ -34,6 +35,7 @@ from understudy.deploy.kubernetes.base.objects import (
     service,
     service_account,
 )
+from understudy.deploy.kubernetes.render.identities import identities
 from understudy.deploy.kubernetes.render.plan import Plan
 
 CONTAINER = "control"
@@ -47,8 +49,8 @@ def kind(plan: Plan) -> str:
 
 def control_manifests(plan: Plan) -> list[Manifest]:
     """Account, Service, workload and disruption budget."""
-    name, named = control_name(plan.pool), labels(CONTROL, plan.pool)
-    match = selector(CONTROL, plan.pool)
+    name, named = control_name(plan.instance), labels(CONTROL, plan.instance)
+    match = selector(CONTROL, plan.instance)
     return [
         Manifest(
             service_account(name, plan.namespace, named),
@@ -85,7 +87,7 @@ def _notes(plan: Plan) -> dict[str, str]:
 
 def host_of(plan: Plan, pod: str = "") -> str:
     """The DNS name of all control servers, or of one pod among them."""
-    name = f"{control_name(plan.pool)}.{plan.namespace}.svc.{plan.cluster_domain}"
+    name = f"{control_name(plan.instance)}.{plan.namespace}.svc.{plan.cluster_domain}"
     return f"{pod}.{name}" if pod else name
 
 
@@ -95,7 +97,8 @@ def arguments(plan: Plan) -> tuple[str, ...]:
     host = host_of(plan, "$(POD_NAME)") if plan.certificates else "$(POD_IP)"
     return control_arguments(
         name="$(POD_NAME)",
-        pool=plan.pool,
+        pool="" if plan.shared else plan.instance,
+        every_pool=plan.shared,
         etcd=(f"$({ETCD_VARIABLE})",),
         grpc=f"0.0.0.0:{GRPC_PORT}",
         http=f"0.0.0.0:{HTTP_PORT}",
@@ -109,22 +112,23 @@ def arguments(plan: Plan) -> tuple[str, ...]:
 
 def _service(plan: Plan) -> Body:
     return service(
-        control_name(plan.pool),
+        control_name(plan.instance),
         plan.namespace,
-        labels(CONTROL, plan.pool),
-        selector(CONTROL, plan.pool),
+        labels(CONTROL, plan.instance),
+        selector(CONTROL, plan.instance),
         {"grpc": GRPC_PORT, "http": HTTP_PORT},
         clusterIP="None",
     )
 
 
 def _workload(plan: Plan) -> Body:
-    name, named = control_name(plan.pool), labels(CONTROL, plan.pool)
-    match = selector(CONTROL, plan.pool)
+    name, named = control_name(plan.instance), labels(CONTROL, plan.instance)
+    match = selector(CONTROL, plan.instance)
     rollout: Body = {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}
     if plan.certificates:
         rollout = {"serviceName": name, "podManagementPolicy": "Parallel", "updateStrategy": {"type": "RollingUpdate"}}
-    names = (host_of(plan), host_of(plan, POD))
+    # A control server of all pools cannot have an id of each, so its plain name is in the certificate as well.
+    names = (host_of(plan), host_of(plan, POD), *((POD,) if plan.shared else ()))
     return {
         "apiVersion": "apps/v1",
         "kind": kind(plan),
@@ -142,7 +146,7 @@ def _workload(plan: Plan) -> Body:
                 volumes=[
                     {"name": "traces", "emptyDir": {"sizeLimit": "1Gi"}},
                     scratch_volume(),
-                    *volumes(plan.certificates, plan.pool, CONTROL, names),
+                    *volumes(plan.certificates, identities(plan, CONTROL), names),
                 ],
             ),
         },

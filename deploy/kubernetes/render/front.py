@@ -1,4 +1,4 @@
-"""The front Envoys of a pool: Envoy's own image, with the bootstrap that ``understudy envoy`` would write. Pure.
+"""The front Envoys of a pool, or of all: Envoy's own image, with the bootstrap of ``understudy envoy``. Pure.
 
 Everything but the control servers' address comes over xDS. Before a pod ends, Envoy asks its clients to reconnect
 elsewhere (as ``understudy envoy`` does on SIGTERM), while Kubernetes removes the pod from its Service.
@@ -6,7 +6,7 @@ elsewhere (as ``understudy envoy`` does on SIGTERM), while Kubernetes removes th
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from understudy.deploy.kubernetes.base.csi_certificates import CA, CERT, KEY, mounts, volumes
 from understudy.deploy.kubernetes.base.emit import Body, Manifest
@@ -26,6 +26,7 @@ from understudy.deploy.kubernetes.base.objects import (
     from_field,
     http_probe,
     meta,
+    pod_security,
     pod_template,
     port,
     resources,
@@ -33,10 +34,12 @@ from understudy.deploy.kubernetes.base.objects import (
     service_account,
 )
 from understudy.deploy.kubernetes.render.control import host_of
-from understudy.deploy.kubernetes.render.plan import DRAIN_BY_ADMIN, Plan, digest
+from understudy.deploy.kubernetes.render.identities import FRONTS, identities
+from understudy.deploy.kubernetes.render.plan import DRAIN_BY_ADMIN, FRONT_TLS_DIRECTORY, Plan, client_ports, digest
 from understudy.proxy.front.bootstrap import bootstrap, options
 from understudy.proxy.front.envoy_tls import secret_files, transport_socket
 from understudy.proxy.front.request_counts import NODE_VARIABLE
+from understudy.statesync.pool.front_node import cluster_of_front
 from understudy.statesync.tls.pem_files import PemFiles
 from understudy.telemetry.tracing import names
 
@@ -55,8 +58,8 @@ _NODE = "node"
 
 def front_manifests(plan: Plan) -> list[Manifest]:
     """Account, bootstrap, Service, Deployment and disruption budget."""
-    name, named = front_name(plan.pool), labels(FRONT, plan.pool)
-    match = selector(FRONT, plan.pool)
+    name, named = front_name(plan.instance), labels(FRONT, plan.instance)
+    match = selector(FRONT, plan.instance)
     return [
         Manifest(service_account(name, plan.namespace, named)),
         Manifest(
@@ -92,9 +95,9 @@ def front_bootstrap(plan: Plan) -> dict[str, Any]:
     """The bootstrap; ``--service-node`` on the command line replaces its node id."""
     xds = [f"{host_of(plan)}:{GRPC_PORT}"]
     return bootstrap(
-        node_id=front_name(plan.pool),
-        pool=plan.pool,
-        listen=f"0.0.0.0:{FRONT_PORT}",
+        node_id=front_name(plan.instance),
+        pool=cluster_of_front(()) if plan.shared else plan.instance,
+        listen=f"0.0.0.0:{0 if plan.shared else FRONT_PORT}",
         xds_addresses=xds,
         admin=f"127.0.0.1:{FRONT_ADMIN_PORT}",
         status=f"0.0.0.0:{FRONT_STATUS_PORT}",
@@ -113,7 +116,7 @@ def configuration(plan: Plan) -> dict[str, str]:
 
 def bootstrap_name(plan: Plan) -> str:
     """The name of the ConfigMap with the bootstrap."""
-    return f"{front_name(plan.pool)}-{digest(*configuration(plan).values())}"
+    return f"{front_name(plan.instance)}-{digest(*configuration(plan).values())}"
 
 
 def drain_command(admin_port: int = FRONT_ADMIN_PORT, seconds: int = DRAIN_SECONDS) -> list[str]:
@@ -142,28 +145,68 @@ def arguments() -> tuple[str, ...]:
 def _service(plan: Plan) -> Body:
     # The session key of a TCP pool is the client's address, so nodes must not replace it by theirs.
     kept: Body = {"externalTrafficPolicy": "Local"} if plan.tcp and plan.front_service != "ClusterIP" else {}
+    ports = _ports(plan)
     body = service(
-        front_name(plan.pool),
+        front_name(plan.instance),
         plan.namespace,
-        labels(FRONT, plan.pool),
-        selector(FRONT, plan.pool),
-        {_port(plan): FRONT_PORT if plan.tcp else 80},
+        labels(FRONT, plan.instance),
+        selector(FRONT, plan.instance),
+        {one.name: one.number for one in ports},
         type=plan.front_service,
         **kept,
     )
-    if not plan.tcp:
-        body["spec"]["ports"][0]["appProtocol"] = "http"
+    for entry, one in zip(body["spec"]["ports"], ports, strict=True):
+        if one.protocol != "tcp":
+            entry["appProtocol"] = one.protocol
     return body
 
 
-def _port(plan: Plan) -> str:
-    """The name of the port for clients."""
-    return "tcp" if plan.tcp else "http"
+class _Port(NamedTuple):
+    """A port for clients: its name, its number in the Service and in the pod, and what clients speak there."""
+
+    name: str
+    number: int
+    listens: int
+    protocol: str
+
+
+def _ports(plan: Plan) -> list[_Port]:
+    """The ports for clients. With several pools they have the numbers in the specs."""
+    if not plan.shared:
+        return [_Port("tcp", FRONT_PORT, FRONT_PORT, "tcp") if plan.tcp else _Port("http", 80, FRONT_PORT, "http")]
+    used = {pool.spec.front.port: pool for pool in plan.pools if pool.spec.front is not None}
+    found = []
+    for number, pool in sorted(used.items()):
+        tls = pool.spec.front is not None and pool.spec.front.tls is not None
+        protocol = "tcp" if pool.tcp else "https" if tls else "http"
+        found.append(_Port(f"{protocol}-{number}", number, number, protocol))
+    return found
+
+
+def _security(plan: Plan) -> Body:
+    """The pod's security context. It is not root, so for ports below 1024 it needs a setting of the kernel."""
+    if min(client_ports(plan), default=FRONT_PORT) >= 1024:
+        return pod_security()
+    return {**pod_security(), "sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]}
+
+
+def _front_tls(plan: Plan) -> list[Body]:
+    """The volumes with the certificates that clients see, one for each Secret."""
+    return [
+        {"name": f"tls-{name}", "secret": {"secretName": name, "defaultMode": 0o440}} for name in plan.front_tls_secrets
+    ]
+
+
+def _front_tls_mounts(plan: Plan) -> list[Body]:
+    return [
+        {"name": f"tls-{name}", "mountPath": f"{FRONT_TLS_DIRECTORY}/{name}", "readOnly": True}
+        for name in plan.front_tls_secrets
+    ]
 
 
 def _deployment(plan: Plan) -> Body:
-    name, named = front_name(plan.pool), labels(FRONT, plan.pool)
-    match = selector(FRONT, plan.pool)
+    name, named = front_name(plan.instance), labels(FRONT, plan.instance)
+    match = selector(FRONT, plan.instance)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -177,10 +220,12 @@ def _deployment(plan: Plan) -> Body:
                 account=name,
                 grace=DRAIN_SECONDS + 15,
                 match=match,
+                security=_security(plan),
                 containers=[_container(plan)],
                 volumes=[
                     {"name": "bootstrap", "configMap": {"name": bootstrap_name(plan)}},
-                    *volumes(plan.certificates, plan.pool, _NODE),
+                    *volumes(plan.certificates, FRONTS if plan.shared else identities(plan, _NODE)),
+                    *_front_tls(plan),
                 ],
             ),
         },
@@ -197,7 +242,7 @@ def _container(plan: Plan) -> Body:
             from_field("POD_NAME", "metadata.name"),
             {"name": NODE_VARIABLE, "value": f"{names.NODE_NAME}=$(POD_NAME)"},
         ],
-        "ports": [port(_port(plan), FRONT_PORT), port("status", FRONT_STATUS_PORT)],
+        "ports": [*(port(one.name, one.listens) for one in _ports(plan)), port("status", FRONT_STATUS_PORT)],
         "readinessProbe": http_probe("/ready", "status", period=2, failures=3),
         "lifecycle": {"preStop": _drain(plan)},
         "resources": resources("500m", "256Mi", limit="1Gi"),
@@ -205,5 +250,6 @@ def _container(plan: Plan) -> Body:
         "volumeMounts": [
             {"name": "bootstrap", "mountPath": _BOOTSTRAP_DIRECTORY, "readOnly": True},
             *mounts(plan.certificates),
+            *_front_tls_mounts(plan),
         ],
     }

@@ -38,11 +38,11 @@ def tree(plan: Plan) -> dict[str, Folder]:
     """All folders by their path."""
     folders = {
         "base": Folder(
-            f"Understudy for pool {plan.pool}. Apply an overlay, not this: it lacks where etcd is.",
+            f"Understudy for {_what(plan)}. Apply an overlay, not this: it lacks where etcd is.",
             {
                 "namespace.yaml": [understudy_namespace(plan)],
                 "policies.yaml": namespace_policies(plan),
-                "pool.yaml": pool_manifests(plan),
+                "pool.yaml": [one for pool in plan.pools for one in pool_manifests(plan, pool)],
                 "control.yaml": control_manifests(plan),
                 "front.yaml": front_manifests(plan),
                 "injector.yaml": injector_manifests(plan),
@@ -51,7 +51,7 @@ def tree(plan: Plan) -> dict[str, Folder]:
         ),
         "components/application": Folder(
             "The application's namespace, in which pods get sidecars, and who may connect to members.",
-            {"application.yaml": [application_namespace(plan), *member_policies(plan)]},
+            {"application.yaml": [*map(application_namespace, plan.app_namespaces), *member_policies(plan)]},
             component=True,
         ),
         "components/monitoring": Folder(
@@ -69,7 +69,7 @@ def tree(plan: Plan) -> dict[str, Folder]:
         ),
         "components/example": Folder(
             "The example cart as the pool's application.",
-            {"example.yaml": example_manifests(plan)},
+            {"example.yaml": [one for pool in plan.pools for one in example_manifests(plan, pool)]},
             component=True,
         ),
         "overlays/trial": Folder(
@@ -87,6 +87,11 @@ def tree(plan: Plan) -> dict[str, Folder]:
         )
         folders["overlays/production"] = production(plan, plan.etcd)
     return folders
+
+
+def _what(plan: Plan) -> str:
+    names = ", ".join(pool.name for pool in plan.pools)
+    return f"pools {names} and others" if plan.shared else f"pool {names}"
 
 
 def files(plan: Plan) -> dict[str, str]:

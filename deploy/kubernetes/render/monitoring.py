@@ -4,8 +4,8 @@ Monitors and rules are resources of the Prometheus operator (monitoring.coreos.c
 the label that Grafana's sidecar looks for.
 """
 
+from collections.abc import Mapping, Sequence
 from importlib import resources as files
-from typing import Any
 
 import yaml
 
@@ -22,7 +22,7 @@ from understudy.deploy.kubernetes.base.names import (
     selector,
 )
 from understudy.deploy.kubernetes.base.objects import meta
-from understudy.deploy.kubernetes.render.plan import Plan
+from understudy.deploy.kubernetes.render.plan import Plan, Pool
 from understudy.deploy.kubernetes.render.policies import monitoring_policies
 
 METRICS_PORT_NAME = "us-metrics"
@@ -34,29 +34,38 @@ def monitoring_manifests(plan: Plan) -> list[Manifest]:
     """Monitors, rules, dashboard, and the network policies that let Prometheus in."""
     return [
         Manifest(
-            _monitor("ServiceMonitor", control_name(plan.pool), plan, labels(CONTROL, plan.pool), {"port": "http"})
+            _monitor(
+                "ServiceMonitor",
+                control_name(plan.instance),
+                plan.namespace,
+                selector(CONTROL, plan.instance),
+                [{"port": "http"}, *(_metrics_of(pool) for pool in plan.pools if plan.shared)],
+            ),
+            about="An endpoint for the process, and one for each pool of several." if plan.shared else "",
         ),
         Manifest(
             _monitor(
                 "PodMonitor",
-                front_name(plan.pool),
-                plan,
-                labels(FRONT, plan.pool),
-                {"port": "status", "path": "/stats/prometheus"},
+                front_name(plan.instance),
+                plan.namespace,
+                selector(FRONT, plan.instance),
+                [{"port": "status", "path": "/stats/prometheus"}],
             )
         ),
-        Manifest(
-            _monitor(
-                "PodMonitor",
-                f"members-{plan.pool}",
-                plan,
-                {POOL: plan.pool},
-                {"port": METRICS_PORT_NAME},
-                namespace=plan.application_namespace,
-            ),
-            about="Members' sidecars, wherever the pool's pods are.",
+        *(
+            Manifest(
+                _monitor(
+                    "PodMonitor",
+                    f"members-{pool.name}",
+                    pool.namespace,
+                    {POOL: pool.name},
+                    [{"port": METRICS_PORT_NAME}],
+                ),
+                about="Members' sidecars, wherever the pool's pods are.",
+            )
+            for pool in plan.pools
         ),
-        Manifest(_monitor("ServiceMonitor", INJECTOR_NAME, plan, labels(INJECTOR), {"port": "metrics"})),
+        Manifest(_monitor("ServiceMonitor", INJECTOR_NAME, plan.namespace, selector(INJECTOR), [{"port": "metrics"}])),
         Manifest(
             {
                 "apiVersion": _API,
@@ -90,15 +99,24 @@ def _observability(name: str) -> str:
     return files.files("understudy.deploy").joinpath("observability", name).read_text(encoding="utf-8")
 
 
-def _monitor(
-    kind: str, name: str, plan: Plan, named: dict[str, str], endpoint: dict[str, Any], namespace: str = ""
-) -> Body:
-    where = namespace or plan.namespace
-    match = {key: value for key, value in named.items() if key in {*selector(CONTROL, plan.pool), POOL}}
-    endpoints = "endpoints" if kind == "ServiceMonitor" else "podMetricsEndpoints"
+def _metrics_of(pool: Pool) -> Body:
+    """The endpoint with a pool's metrics at control servers of several pools; ``instance`` is as in /v1/targets."""
+    instance = {
+        "sourceLabels": ["__meta_kubernetes_pod_name"],
+        "targetLabel": "instance",
+        "replacement": f"$1/{pool.name}",
+    }
+    return {"port": "http", "params": {"pool": [pool.name]}, "relabelings": [instance]}
+
+
+def _monitor(kind: str, name: str, namespace: str, match: Mapping[str, str], endpoints: Sequence[Body]) -> Body:
+    key = "endpoints" if kind == "ServiceMonitor" else "podMetricsEndpoints"
     return {
         "apiVersion": _API,
         "kind": kind,
-        "metadata": meta(name, where, {"app.kubernetes.io/part-of": "understudy"}),
-        "spec": {"selector": {"matchLabels": match}, endpoints: [{"interval": _INTERVAL, **endpoint}]},
+        "metadata": meta(name, namespace, {"app.kubernetes.io/part-of": "understudy"}),
+        "spec": {
+            "selector": {"matchLabels": dict(match)},
+            key: [{"interval": _INTERVAL, **endpoint} for endpoint in endpoints],
+        },
     }

@@ -15,9 +15,9 @@ def understudy_namespace(plan: Plan) -> Manifest:
     )
 
 
-def application_namespace(plan: Plan) -> Manifest:
-    """The application's namespace. Injection needs only a label on it."""
-    return Manifest(_namespace(plan.application_namespace, {INJECTION: "enabled"}))
+def application_namespace(name: str) -> Manifest:
+    """An application's namespace. Injection needs only a label on it."""
+    return Manifest(_namespace(name, {INJECTION: "enabled"}))
 
 
 def _namespace(name: str, labels: dict[str, str]) -> Body:

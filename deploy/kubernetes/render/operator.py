@@ -1,7 +1,7 @@
 """A pod that only waits, in which people run ``understudy`` against a pool. Pure.
 
-``kubectl exec deploy/operator-POOL -- understudy status`` needs no addresses: etcd and pool are in its environment, and
-the network policies allow what commands need.
+``kubectl exec deploy/operator-POOL -- understudy status`` needs no addresses: etcd is in its environment, and the pool,
+unless there are several. The network policies allow what commands need.
 """
 
 from understudy.deploy.kubernetes.base.csi_certificates import mounts, variables, volumes
@@ -25,6 +25,7 @@ from understudy.deploy.kubernetes.base.objects import (
     scratch_mount,
     service_account,
 )
+from understudy.deploy.kubernetes.render.identities import identities
 from understudy.deploy.kubernetes.render.plan import Plan
 
 CONTAINER = "operator"
@@ -32,26 +33,27 @@ CONTAINER = "operator"
 
 def operator_manifests(plan: Plan) -> list[Manifest]:
     """Account and Deployment."""
-    name, named = operator_name(plan.pool), labels(OPERATOR, plan.pool)
+    name, named = operator_name(plan.instance), labels(OPERATOR, plan.instance)
     return [
         Manifest(service_account(name, plan.namespace, named)),
         Manifest(
             _deployment(plan),
-            about=f"kubectl exec -n {plan.namespace} deploy/{name} -- understudy status",
+            about=f"kubectl exec -n {plan.namespace} deploy/{name} -- understudy status"
+            + (" --pool all" if plan.shared else ""),
             notes={"spec.template.spec.volumes": "A backup goes to /tmp, from where it is fetched."},
         ),
     ]
 
 
 def _deployment(plan: Plan) -> Body:
-    name, named = operator_name(plan.pool), labels(OPERATOR, plan.pool)
+    name, named = operator_name(plan.instance), labels(OPERATOR, plan.instance)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": meta(name, plan.namespace, named),
         "spec": {
             "replicas": 1,
-            "selector": {"matchLabels": selector(OPERATOR, plan.pool)},
+            "selector": {"matchLabels": selector(OPERATOR, plan.instance)},
             "template": pod_template(
                 named,
                 account=name,
@@ -59,7 +61,7 @@ def _deployment(plan: Plan) -> Body:
                 containers=[_container(plan)],
                 volumes=[
                     {"name": SCRATCH_VOLUME, "emptyDir": {"sizeLimit": "2Gi"}},
-                    *volumes(plan.certificates, plan.pool, OPERATOR),
+                    *volumes(plan.certificates, identities(plan, OPERATOR)),
                 ],
             ),
         },
@@ -74,7 +76,7 @@ def _container(plan: Plan) -> Body:
         "workingDir": SCRATCH,
         "env": [
             from_config(ETCD_VARIABLE, ETCD_CONFIG, ETCD_VARIABLE),
-            {"name": "UNDERSTUDY_POOL", "value": plan.pool},
+            *([] if plan.shared else [{"name": "UNDERSTUDY_POOL", "value": plan.instance}]),
             *variables(plan.certificates),
         ],
         "resources": resources("10m", "32Mi", limit="512Mi"),

@@ -1,4 +1,4 @@
-"""The settings of a rendered pool: spec, images, namespaces. Wrong settings raise an error that names them. Pure."""
+"""The settings of rendered pools: specs, images, namespaces. Wrong settings raise an error that names them. Pure."""
 
 import hashlib
 import re
@@ -7,11 +7,22 @@ from dataclasses import dataclass
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.kubernetes.base.injection_settings import BadSetting, PeerCertificates
-from understudy.deploy.kubernetes.base.names import ETCD_PORT
+from understudy.deploy.kubernetes.base.names import (
+    ALL_POOLS,
+    ETCD_PORT,
+    FRONT_ADMIN_PORT,
+    FRONT_PORT,
+    FRONT_STATUS_PORT,
+)
+from understudy.deploy.local.several_pools import require_apart
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.spec import PoolSpec
 
+APP_PORT = 8080
+"""The application's port, unless told otherwise."""
 DRAIN_BY_ADMIN = "admin"
+FRONT_TLS_DIRECTORY = "/etc/understudy-front"
+"""A Secret of ``front_tls_secrets`` is mounted in front Envoys at this directory and its name."""
 ENVOY_IMAGE = "docker.io/envoyproxy/envoy:v1.40.0"
 ETCD_IMAGE = "gcr.io/etcd-development/etcd:v3.5.21"
 _LABEL = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
@@ -58,25 +69,52 @@ class Etcd:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """One pool on one Kubernetes cluster.
-
-    ``etcd`` is None where only the trial's own etcd is to be used. ``app_namespace`` is where the application's pods
-    are, ``app_port`` the port at which they serve; ``replicas`` counts control servers, ``front_replicas`` Envoys.
-    ``front_drain`` is how those end: by their admin interface (``admin``), or by waiting alone (``sleep``).
-    ``example_members`` of the example application are part of the trial. ``certificates`` is the issuer of everybody's,
-    None for plain text.
-    """
+class Pool:
+    """A pool: its spec, the namespace of the application's pods ('': that of the pool's name), and their port."""
 
     spec: PoolSpec
-    images: Images
-    namespace: str = "understudy"
     app_namespace: str = ""
-    app_port: int = 8080
+    app_port: int = APP_PORT
+
+    @property
+    def name(self) -> str:
+        """The pool's name."""
+        return self.spec.pool
+
+    @property
+    def tcp(self) -> bool:
+        """Whether the pool is not HTTP."""
+        return self.spec.protocol == "tcp"
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the members: as given, else named after the pool."""
+        return self.app_namespace or self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One pool, or several pools on one plane, in one Kubernetes cluster.
+
+    ``shared``: control servers, front Envoys and the operator's pod are for all pools in etcd, and each of ``pools``
+    needs a ``front`` in its spec. Otherwise there is one pool, and they are for it alone.
+
+    ``etcd`` is None where only the trial's own etcd is to be used. ``replicas`` counts control servers,
+    ``front_replicas`` Envoys. ``front_drain`` is how those end: by their admin interface (``admin``), or by waiting
+    alone (``sleep``). ``front_tls_secrets`` are mounted in front Envoys below :data:`FRONT_TLS_DIRECTORY`.
+    ``example_members`` of the example application are part of the trial. ``certificates`` is the issuer of
+    everybody's, None for plain text.
+    """
+
+    pools: tuple[Pool, ...]
+    images: Images
+    shared: bool = False
+    namespace: str = "understudy"
     replicas: int = 3
     front_replicas: int = 2
     front_service: str = "ClusterIP"
     front_drain: str = DRAIN_BY_ADMIN
+    front_tls_secrets: tuple[str, ...] = ()
     monitoring_namespace: str = "monitoring"
     cluster_domain: str = "cluster.local"
     etcd: Etcd | None = None
@@ -85,22 +123,17 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Check what Kubernetes would reject, and what would not work. Raises :class:`DeployError`."""
-        if not _POOL_LABEL.match(self.pool):
-            raise DeployError(
-                f"pool {self.pool!r} cannot name Kubernetes Services: use at most 40 of a-z 0-9 -, without dots"
-            )
+        for pool in self.pools:
+            _require_fit(pool, self.namespace)
         for option, name in (
             ("--namespace", self.namespace),
-            ("--app-namespace", self.application_namespace),
             ("--monitoring-namespace", self.monitoring_namespace),
         ):
-            if not _LABEL.match(name):
-                raise DeployError(f"{option} {name!r} is not the name of a namespace: use at most 63 of a-z 0-9 -")
-        if self.application_namespace == self.namespace:
-            raise DeployError(
-                f"--app-namespace {self.namespace!r} is the namespace of Understudy itself, in which no pod gets a "
-                "sidecar: give the application a namespace of its own"
-            )
+            _require_namespace(option, name)
+        if self.shared:
+            _require_fronts([pool.spec for pool in self.pools])
+        elif len(self.pools) != 1:
+            raise DeployError("one pool for each plane that is not shared")
         for image in (
             self.images.control,
             self.images.sidecar,
@@ -116,19 +149,59 @@ class Plan:
             )
 
     @property
-    def pool(self) -> str:
-        """The pool's name."""
-        return self.spec.pool
+    def instance(self) -> str:
+        """The pool that control servers, front Envoys and the operator's pod are for; :data:`ALL_POOLS` for all."""
+        return ALL_POOLS if self.shared else self.pools[0].name
 
     @property
     def tcp(self) -> bool:
-        """Whether the pool is not HTTP."""
-        return self.spec.protocol == "tcp"
+        """Whether a pool is not HTTP."""
+        return any(pool.tcp for pool in self.pools)
 
     @property
-    def application_namespace(self) -> str:
-        """The namespace of the members: as given, else named after the pool."""
-        return self.app_namespace or self.pool
+    def app_namespaces(self) -> tuple[str, ...]:
+        """The namespaces of all members, each once."""
+        return tuple(dict.fromkeys(pool.namespace for pool in self.pools))
+
+
+def client_ports(plan: Plan) -> tuple[int, ...]:
+    """The ports of front Envoys for clients, in ascending order."""
+    if not plan.shared:
+        return (FRONT_PORT,)
+    return tuple(sorted({pool.spec.front.port for pool in plan.pools if pool.spec.front is not None}))
+
+
+def _require_fit(pool: Pool, namespace: str) -> None:
+    if not _POOL_LABEL.match(pool.name):
+        raise DeployError(
+            f"pool {pool.name!r} cannot name Kubernetes Services: use at most 40 of a-z 0-9 -, without dots"
+        )
+    _require_namespace("--app-namespace", pool.namespace)
+    if pool.namespace == namespace:
+        raise DeployError(
+            f"--app-namespace {namespace!r} is the namespace of Understudy itself, in which no pod gets a "
+            "sidecar: give the application a namespace of its own"
+        )
+
+
+def _require_namespace(option: str, name: str) -> None:
+    if not _LABEL.match(name):
+        raise DeployError(f"{option} {name!r} is not the name of a namespace: use at most 63 of a-z 0-9 -")
+
+
+def _require_fronts(specs: Sequence[PoolSpec]) -> None:
+    """Raise :class:`DeployError` if these pools cannot be behind the same front Envoys."""
+    for spec in specs:
+        if spec.front is None:
+            raise DeployError(
+                f"pool {spec.pool!r} has no front, so front Envoys of several pools do not serve it: "
+                "write front: {port: 8080} into its spec"
+            )
+        if spec.front.port in (FRONT_STATUS_PORT, FRONT_ADMIN_PORT):
+            raise DeployError(
+                f"pool {spec.pool!r}: front.port {spec.front.port} is one of Envoy's own ports; choose another"
+            )
+    require_apart(specs)
 
 
 def _require_pinned(image: str) -> None:
@@ -166,6 +239,33 @@ def parse_certificates(text: str) -> PeerCertificates | None:
         raise DeployError(
             f"--certificates {text!r}: say none, or csi:ISSUER[:KIND[:GROUP]] for an issuer of cert-manager"
         )
+    return found
+
+
+def make_pools(specs: Sequence[PoolSpec], namespaces: Sequence[str], ports: Sequence[str]) -> tuple[Pool, ...]:
+    """The pools, with namespaces and ports as ``--app-namespace`` and ``--app-port`` give them: ``[POOL=]VALUE``.
+
+    Raises :class:`DeployError` for a pool that is not among ``specs``, and for a port that is none.
+    """
+    names = [spec.pool for spec in specs]
+    namespace, port = _by_pool("--app-namespace", namespaces, names), _by_pool("--app-port", ports, names)
+    for pool, number in port.items():
+        if not (number.isdecimal() and 1 <= int(number) <= 65535):
+            raise DeployError(f"--app-port {number!r} of pool {pool!r} is not a port: use 1 to 65535")
+    return tuple(Pool(spec, namespace.get(spec.pool, ""), int(port.get(spec.pool, APP_PORT))) for spec in specs)
+
+
+def _by_pool(option: str, values: Sequence[str], pools: Sequence[str]) -> dict[str, str]:
+    """The value for each pool: that with its name, else the one without a name."""
+    found: dict[str, str] = {}
+    for value in sorted(values, key=lambda one: "=" in one):
+        pool, given, rest = value.partition("=")
+        if not given:
+            found |= dict.fromkeys(pools, value)
+        elif pool in pools:
+            found[pool] = rest
+        else:
+            raise DeployError(f"{option} {value!r}: no -f has pool {pool!r}; the pools are {', '.join(pools)}")
     return found
 
 

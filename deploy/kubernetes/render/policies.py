@@ -16,7 +16,6 @@ from understudy.deploy.kubernetes.base.names import (
     ETCD_PEER_PORT,
     ETCD_PORT,
     FRONT,
-    FRONT_PORT,
     FRONT_STATUS_PORT,
     GRPC_PORT,
     HEALTH_PORT,
@@ -37,7 +36,7 @@ from understudy.deploy.kubernetes.base.names import (
     selector,
 )
 from understudy.deploy.kubernetes.base.objects import meta
-from understudy.deploy.kubernetes.render.plan import Plan, host_and_port
+from understudy.deploy.kubernetes.render.plan import Plan, Pool, client_ports, host_and_port
 
 _ETCD_CLIENTS = "etcd-clients"
 _NODE_LOCAL_DNS = "169.254.20.10/32"
@@ -55,12 +54,12 @@ def namespace_policies(plan: Plan) -> list[Manifest]:
         Manifest(
             _policy("dns", plan.namespace, _dns()), about="Cluster DNS, also where nodes have a cache of their own."
         ),
-        Manifest(_policy(control_name(plan.pool), plan.namespace, _control(plan))),
+        Manifest(_policy(control_name(plan.instance), plan.namespace, _control(plan))),
         Manifest(
-            _policy(front_name(plan.pool), plan.namespace, _front(plan)),
+            _policy(front_name(plan.instance), plan.namespace, _front(plan)),
             notes={"spec.ingress.0": "Clients: from anywhere. Confine it with an overlay if they are in the cluster."},
         ),
-        Manifest(_policy(operator_name(plan.pool), plan.namespace, _operator(plan))),
+        Manifest(_policy(operator_name(plan.instance), plan.namespace, _operator(plan))),
         Manifest(
             _policy(INJECTOR_NAME, plan.namespace, _injector()),
             about=(
@@ -72,41 +71,50 @@ def namespace_policies(plan: Plan) -> list[Manifest]:
 
 
 def member_policies(plan: Plan) -> list[Manifest]:
-    """For the application's namespace: who may connect to members."""
+    """For the applications' namespaces: who may connect to members."""
     return [
         Manifest(
-            _policy(f"members-{plan.pool}", plan.application_namespace, _members(plan)),
+            _policy(f"members-{pool.name}", pool.namespace, _members(plan, pool)),
             about=(
                 "What else is to reach the application, such as a scraper of its own metrics, wants a policy beside\n"
                 "this one. A sidecar's session API listens on the pod's loopback and needs none."
             ),
         )
+        for pool in plan.pools
     ]
 
 
 def member_egress(plan: Plan, etcd: Sequence[Body]) -> list[Manifest]:
-    """For an application's namespace that denies outgoing traffic: what sidecars need."""
-    spec = {
-        "podSelector": _pool(plan),
-        "policyTypes": ["Egress"],
-        "egress": [
-            {"to": [_in(plan.namespace, selector(CONTROL, plan.pool))], "ports": _ports(GRPC_PORT)},
-            {"to": [{"podSelector": _pool(plan)}], "ports": _ports(PEER_PORT, HEALTH_PORT)},
-            *etcd,
-            *_dns()["egress"],
-        ],
-    }
-    return [Manifest(_policy(f"members-{plan.pool}-egress", plan.application_namespace, spec))]
+    """For applications' namespaces that deny outgoing traffic: what sidecars need."""
+    return [
+        Manifest(
+            _policy(
+                f"members-{pool.name}-egress",
+                pool.namespace,
+                {
+                    "podSelector": _pool(pool),
+                    "policyTypes": ["Egress"],
+                    "egress": [
+                        {"to": [_in(plan.namespace, selector(CONTROL, plan.instance))], "ports": _ports(GRPC_PORT)},
+                        {"to": [{"podSelector": _pool(pool)}], "ports": _ports(PEER_PORT, HEALTH_PORT)},
+                        *etcd,
+                        *_dns()["egress"],
+                    ],
+                },
+            )
+        )
+        for pool in plan.pools
+    ]
 
 
 def monitoring_policies(plan: Plan) -> list[Manifest]:
     """Allow Prometheus in both namespaces."""
     prometheus = [{"namespaceSelector": {"matchLabels": {NAMESPACE_NAME: plan.monitoring_namespace}}}]
     targets = {
-        control_name(plan.pool): (plan.namespace, selector(CONTROL, plan.pool), HTTP_PORT),
-        front_name(plan.pool): (plan.namespace, selector(FRONT, plan.pool), FRONT_STATUS_PORT),
+        control_name(plan.instance): (plan.namespace, selector(CONTROL, plan.instance), HTTP_PORT),
+        front_name(plan.instance): (plan.namespace, selector(FRONT, plan.instance), FRONT_STATUS_PORT),
         INJECTOR_NAME: (plan.namespace, selector(INJECTOR), INJECTOR_METRICS_PORT),
-        f"members-{plan.pool}": (plan.application_namespace, {POOL: plan.pool}, METRICS_PORT),
+        **{f"members-{pool.name}": (pool.namespace, {POOL: pool.name}, METRICS_PORT) for pool in plan.pools},
     }
     return [
         Manifest(
@@ -178,55 +186,52 @@ def trial_etcd_policies(plan: Plan) -> list[Manifest]:
 
 
 def _control(plan: Plan) -> Body:
-    members = _in(plan.application_namespace, {POOL: plan.pool})
-    front = {"podSelector": {"matchLabels": selector(FRONT, plan.pool)}}
+    front = {"podSelector": {"matchLabels": selector(FRONT, plan.instance)}}
     return {
-        "podSelector": {"matchLabels": selector(CONTROL, plan.pool)},
+        "podSelector": {"matchLabels": selector(CONTROL, plan.instance)},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [
-            {"from": [front, members], "ports": _ports(GRPC_PORT)},
-            {"from": [{"podSelector": {"matchLabels": selector(OPERATOR, plan.pool)}}], "ports": _ports(HTTP_PORT)},
+            {"from": [front, *_members_of(plan)], "ports": _ports(GRPC_PORT)},
+            {"from": [{"podSelector": {"matchLabels": selector(OPERATOR, plan.instance)}}], "ports": _ports(HTTP_PORT)},
         ],
-        "egress": [{"to": [members], "ports": _ports(PEER_PORT)}],
+        "egress": [{"to": _members_of(plan), "ports": _ports(PEER_PORT)}],
     }
 
 
 def _front(plan: Plan) -> Body:
-    members = _in(plan.application_namespace, {POOL: plan.pool})
     return {
-        "podSelector": {"matchLabels": selector(FRONT, plan.pool)},
+        "podSelector": {"matchLabels": selector(FRONT, plan.instance)},
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{"ports": _ports(FRONT_PORT)}],
+        "ingress": [{"ports": _ports(*client_ports(plan))}],
         "egress": [
-            {"to": [{"podSelector": {"matchLabels": selector(CONTROL, plan.pool)}}], "ports": _ports(GRPC_PORT)},
-            {"to": [members], "ports": _ports(plan.app_port, HEALTH_PORT)},
+            {"to": [{"podSelector": {"matchLabels": selector(CONTROL, plan.instance)}}], "ports": _ports(GRPC_PORT)},
+            *({"to": [_of(pool)], "ports": _ports(pool.app_port, HEALTH_PORT)} for pool in plan.pools),
         ],
     }
 
 
 def _operator(plan: Plan) -> Body:
-    members = _in(plan.application_namespace, {POOL: plan.pool})
     return {
-        "podSelector": {"matchLabels": selector(OPERATOR, plan.pool)},
+        "podSelector": {"matchLabels": selector(OPERATOR, plan.instance)},
         "policyTypes": ["Ingress", "Egress"],
         "egress": [
-            {"to": [{"podSelector": {"matchLabels": selector(CONTROL, plan.pool)}}], "ports": _ports(HTTP_PORT)},
-            {"to": [members], "ports": _ports(PEER_PORT)},
+            {"to": [{"podSelector": {"matchLabels": selector(CONTROL, plan.instance)}}], "ports": _ports(HTTP_PORT)},
+            {"to": _members_of(plan), "ports": _ports(PEER_PORT)},
         ],
     }
 
 
-def _members(plan: Plan) -> Body:
-    front = _in(plan.namespace, selector(FRONT, plan.pool))
-    control = _in(plan.namespace, selector(CONTROL, plan.pool))
-    operators = _in(plan.namespace, selector(OPERATOR, plan.pool))
+def _members(plan: Plan, pool: Pool) -> Body:
+    front = _in(plan.namespace, selector(FRONT, plan.instance))
+    control = _in(plan.namespace, selector(CONTROL, plan.instance))
+    operators = _in(plan.namespace, selector(OPERATOR, plan.instance))
     return {
-        "podSelector": _pool(plan),
+        "podSelector": _pool(pool),
         "policyTypes": ["Ingress"],
         "ingress": [
-            {"from": [front], "ports": _ports(plan.app_port, HEALTH_PORT)},
+            {"from": [front], "ports": _ports(pool.app_port, HEALTH_PORT)},
             {"from": [control, operators], "ports": _ports(PEER_PORT)},
-            {"from": [{"podSelector": _pool(plan)}], "ports": _ports(PEER_PORT, HEALTH_PORT)},
+            {"from": [{"podSelector": _pool(pool)}], "ports": _ports(PEER_PORT, HEALTH_PORT)},
         ],
     }
 
@@ -273,8 +278,16 @@ def _in(namespace: str, match: Mapping[str, str]) -> Body:
     }
 
 
-def _pool(plan: Plan) -> Body:
-    return {"matchLabels": {POOL: plan.pool}}
+def _pool(pool: Pool) -> Body:
+    return {"matchLabels": {POOL: pool.name}}
+
+
+def _of(pool: Pool) -> Body:
+    return _in(pool.namespace, {POOL: pool.name})
+
+
+def _members_of(plan: Plan) -> list[Body]:
+    return [_of(pool) for pool in plan.pools]
 
 
 def _ports(*numbers: int) -> list[Body]:

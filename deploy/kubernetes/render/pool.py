@@ -22,62 +22,62 @@ from understudy.deploy.kubernetes.base.objects import (
     scratch_volume,
     service_account,
 )
-from understudy.deploy.kubernetes.render.plan import Plan, digest
+from understudy.deploy.kubernetes.render.plan import Plan, Pool, digest
 
 SPEC_FILE = "pool.yaml"
 CONTAINER = "apply"
 _DIRECTORY = "/etc/understudy"
 
 
-def pool_manifests(plan: Plan) -> list[Manifest]:
+def pool_manifests(plan: Plan, pool: Pool) -> list[Manifest]:
     """Account, ConfigMap and Job."""
-    named = labels(SPEC, plan.pool)
+    named = labels(SPEC, pool.name)
     return [
-        Manifest(service_account(spec_account(plan.pool), plan.namespace, named)),
+        Manifest(service_account(spec_account(pool.name), plan.namespace, named)),
         Manifest(
             {
                 "apiVersion": "v1",
                 "kind": "ConfigMap",
-                "metadata": meta(spec_name(plan), plan.namespace, named),
+                "metadata": meta(spec_name(plan, pool), plan.namespace, named),
                 "immutable": True,
-                "data": {SPEC_FILE: spec_text(plan)},
+                "data": {SPEC_FILE: spec_text(pool)},
             },
             about="The pool spec as it was when this was rendered: change pool.yaml and render again.",
         ),
         Manifest(
-            _job(plan),
+            _job(plan, pool),
             about="Puts the spec into etcd, once. Delete old ones when you like.",
             notes={"spec.backoffLimit": "etcd may come later than this."},
         ),
     ]
 
 
-def spec_text(plan: Plan) -> str:
+def spec_text(pool: Pool) -> str:
     """The pool spec as YAML, with every default written out."""
-    return yaml.safe_dump(plan.spec.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(pool.spec.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
 
 
-def spec_name(plan: Plan) -> str:
+def spec_name(plan: Plan, pool: Pool) -> str:
     """The name of ConfigMap and Job. It changes with the Job, since Jobs cannot be changed."""
     secrets = (plan.etcd.tls_secret, plan.etcd.login_secret) if plan.etcd else ("", "")
-    return f"spec-{plan.pool}-{digest(spec_text(plan), plan.images.control, *secrets)}"
+    return f"spec-{pool.name}-{digest(spec_text(pool), plan.images.control, *secrets)}"
 
 
-def _job(plan: Plan) -> Body:
-    named = labels(SPEC, plan.pool)
+def _job(plan: Plan, pool: Pool) -> Body:
+    named = labels(SPEC, pool.name)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": meta(spec_name(plan), plan.namespace, named),
+        "metadata": meta(spec_name(plan, pool), plan.namespace, named),
         "spec": {
             "backoffLimit": 20,
             "template": pod_template(
                 named,
-                account=spec_account(plan.pool),
+                account=spec_account(pool.name),
                 restart="OnFailure",
                 containers=[_container(plan)],
                 volumes=[
-                    {"name": "spec", "configMap": {"name": spec_name(plan)}},
+                    {"name": "spec", "configMap": {"name": spec_name(plan, pool)}},
                     scratch_volume(),
                 ],
             ),

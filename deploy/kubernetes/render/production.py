@@ -32,9 +32,9 @@ def production(plan: Plan, etcd: Etcd) -> Folder:
 
 
 def _apart(plan: Plan) -> Manifest:
-    pod = {"affinity": apart(selector(CONTROL, plan.pool))}
+    pod = {"affinity": apart(selector(CONTROL, plan.instance))}
     return Manifest(
-        _patch("apps/v1", control.kind(plan), control_name(plan.pool), plan, pod),
+        _patch("apps/v1", control.kind(plan), control_name(plan.instance), plan, pod),
         about="No two control servers on one node: it takes as many nodes as there are of them.",
     )
 
@@ -50,9 +50,9 @@ def _injector(plan: Plan, etcd: Etcd) -> Manifest:
 def _access(plan: Plan, etcd: Etcd) -> list[Manifest]:
     """Patches that give every client of etcd its certificates and password."""
     clients = [
-        ("apps/v1", control.kind(plan), control_name(plan.pool), control.CONTAINER),
-        ("apps/v1", "Deployment", operator_name(plan.pool), operator.CONTAINER),
-        ("batch/v1", "Job", pool.spec_name(plan), pool.CONTAINER),
+        ("apps/v1", control.kind(plan), control_name(plan.instance), control.CONTAINER),
+        ("apps/v1", "Deployment", operator_name(plan.instance), operator.CONTAINER),
+        *(("batch/v1", "Job", pool.spec_name(plan, one), pool.CONTAINER) for one in plan.pools),
     ]
     return [
         Manifest(_patch(version, kind, name, plan, _client(container, etcd)))

@@ -18,12 +18,12 @@ from understudy.deploy.kubernetes.preflight.load_manifests import load
 from understudy.deploy.kubernetes.preflight.manifest_index import workloads
 from understudy.deploy.kubernetes.render.injector import sidecar_settings
 from understudy.deploy.kubernetes.render.monitoring import METRICS_PORT_NAME
-from understudy.deploy.kubernetes.render.plan import Plan, choose_images
+from understudy.deploy.kubernetes.render.plan import Plan, Pool, choose_images
 from understudy.deploy.kubernetes.webhook.cert_rotation import Keeper
 from understudy.deploy.kubernetes.webhook.configuration import InjectorPlace
 from understudy.statesync.pool.spec import PoolSpec
 
-PLAN = Plan(PoolSpec(pool="cart"), choose_images("registry.example", "1"))
+PLAN = Plan((Pool(PoolSpec(pool="cart")),), choose_images("registry.example", "1"))
 VERBS = {"GET": "get", "PUT": "update", "POST": "create", "PATCH": "patch", "DELETE": "delete"}
 
 

@@ -21,7 +21,7 @@ from tests.harness.waiting import until
 from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, Layout
 from understudy.deploy.kubernetes.preflight.load_manifests import load
 from understudy.deploy.kubernetes.render.front import drain_command
-from understudy.deploy.kubernetes.render.plan import Plan, choose_images, parse_certificates
+from understudy.deploy.kubernetes.render.plan import Plan, Pool, choose_images, parse_certificates
 from understudy.deploy.local.local_pool import LocalSettings, programs
 from understudy.proxy.front.bootstrap import bootstrap
 from understudy.statesync.pool.spec import PoolSpec
@@ -230,7 +230,7 @@ def test_the_front_envoys_bootstrap_is_the_one_of_understudy_envoy(cluster):
 
 
 def test_images_and_plan_have_defaults_that_are_pinned():
-    plan = Plan(PoolSpec(pool="cart"), choose_images("registry.example/", "1.2.3"))
+    plan = Plan((Pool(PoolSpec(pool="cart")),), choose_images("registry.example/", "1.2.3"))
 
     assert plan.images.sidecar == "registry.example/understudy-sidecar:1.2.3"
     assert plan.images.envoy.endswith(":v1.40.0")

@@ -10,7 +10,7 @@ from understudy.deploy.kubernetes.preflight.load_manifests import load
 VERSIONS = ("1.25", kubernetes_validate.latest_version())
 """The oldest and the newest Kubernetes whose schemas the package brings."""
 DURATION = re.compile(r"^(0|(\d+y)?(\d+w)?(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?)$")
-ENDPOINT = {"port", "path", "interval", "scheme", "scrapeTimeout"}
+ENDPOINT = {"port", "path", "interval", "scheme", "scrapeTimeout", "params", "relabelings"}
 RULE = {"alert", "record", "expr", "for", "keep_firing_for", "labels", "annotations"}
 
 
