@@ -42,10 +42,11 @@ def fronts_view(answers: Iterable[Any]) -> list[View]:
         for front in answer.get("fronts", ()):
             node = front["node"]
             view = found.setdefault(
-                node, {"node": node, "minutes": minutes, "requests": 0, "keyless": 0, "members": {}}
+                node, {"node": node, "minutes": minutes, "requests": 0, "keyless": 0, "failed": 0, "members": {}}
             )
             view["requests"] += front["requests"]
             view["keyless"] += front["keyless"]
+            view["failed"] += front.get("failed", 0)  # a control server of an earlier release does not tell it
             for member, said in front["members"].items():
                 view["members"][member] = _sum(view["members"].get(member), said)
     return [found[node] for node in sorted(found)]
@@ -90,10 +91,14 @@ def _member_warnings(front: View, member: str, said: Mapping[str, Any]) -> Itera
 
 def fronts_table(fronts: Sequence[View]) -> RenderableType:
     """One line per Envoy, and one per member that did not answer it."""
-    table = plain_table("requests of", "member", "total", "no key", "504", "not connected", "answered elsewhere")
+    table = plain_table(
+        "requests of", "member", "total", "a second", "failed", "no key", "504", "not connected", "answered elsewhere"
+    )
     for front in fronts:
         share = f"{front['keyless'] / front['requests']:.0%}" if front["requests"] else ""
-        table.add_row(f"{front['node']} ({front['minutes']} min)", "", str(front["requests"]), share, "", "", "")
+        rate = f"{front['requests'] / (60 * front['minutes']):.1f}" if front["minutes"] else ""
+        counts = (str(front["requests"]), rate, str(front["failed"] or ""), share)
+        table.add_row(f"{front['node']} ({front['minutes']} min)", "", *counts, "", "", "")
         for member, said in front["members"].items():
-            table.add_row("", member, "", "", *(str(said[kind] or "") for kind in _COUNTS))
+            table.add_row("", member, "", "", "", "", *(str(said[kind] or "") for kind in _COUNTS))
     return table

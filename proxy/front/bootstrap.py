@@ -11,7 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from understudy.proxy.front.addresses import is_ip, socket_address
-from understudy.proxy.front.request_counts import member_tag, request_counts
+from understudy.proxy.front.request_counts import (
+    member_tag,
+    member_tag_of_pools,
+    pool_tag,
+    request_counts,
+    request_counts_of_pools,
+)
 from understudy.proxy.front.status_listener import admin_cluster, status_listener
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.front_node import pools_of_front
@@ -75,14 +81,11 @@ def bootstrap(
     if trace_requests:
         ours["tracing"] = True
     node: dict[str, Any] = {"id": node_id, "cluster": pool, "metadata": {"understudy": ours}}
-    # What counts requests is by names that have the pool in them, so several pools are not counted here.
-    counts = (
-        {}
+    named = "" if shared else node_id
+    sink = (
+        request_counts_of_pools(node_id=named, pools=pool, cluster=XDS_CLUSTER)
         if several
-        else {
-            "stats_flush_interval": f"{names.COUNT_SECONDS}s",
-            "stats_sinks": [request_counts(node_id="" if shared else node_id, pool=pool, cluster=XDS_CLUSTER)],
-        }
+        else request_counts(node_id=named, pool=pool, cluster=XDS_CLUSTER)
     )
     # The clusters of a TCP pool's slots only lead to those of its members, which have the same figures; theirs would be
     # a third of Envoy's memory.
@@ -102,10 +105,11 @@ def bootstrap(
         },
         "static_resources": static,
         "stats_config": {
-            "stats_tags": [] if several else [member_tag(pool)],
+            "stats_tags": [pool_tag(), member_tag_of_pools()] if several else [member_tag(pool)],
             "stats_matcher": {"exclusion_list": {"patterns": [_slots_of(pool, several=several)]}},
         },
-        **counts,
+        "stats_flush_interval": f"{names.COUNT_SECONDS}s",
+        "stats_sinks": [sink],
     }
 
 

@@ -1,12 +1,14 @@
 """The part of Envoy's bootstrap that makes it tell how many requests there were: its OpenTelemetry stats sink. Pure.
 
-It tells as well how many had no session key, and whose health checks failed on the network.
+It tells as well how many had no session key, and whose health checks failed on the network. An Envoy that serves
+several pools tells this by pool, from the counters of their routes.
 Only a bootstrap can set up a sink. All other stats are dropped there; ``/stats/prometheus`` has them as before. What
 comes of it is read by :mod:`understudy.telemetry.otlp.counts`. Wants Envoy 1.36 or newer
 (``custom_metric_conversions``).
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from understudy.telemetry.tracing import names
@@ -32,6 +34,38 @@ def _members(pool: str) -> str:
     return f"cluster.{pool}/member/"
 
 
+def pool_tag() -> dict[str, Any]:
+    """The stats tag that tells the pool in the names of counters of routes, and of members' health checks."""
+    regex = rf"^(?:vhost\..+?\.route\.|cluster\.)(([^/]+)/)(?:{names.KEYED_ROUTES}\.|{names.KEYLESS_ROUTES}\.|member/)"
+    return {"tag_name": names.POOL, "regex": regex}
+
+
+def member_tag_of_pools() -> dict[str, Any]:
+    """As :func:`member_tag`, for an Envoy that serves several pools."""
+    return {"tag_name": names.MEMBER, "regex": r"^cluster\.[^/]+/member/((.+?)\.)health_check\.network_failure$"}
+
+
+def request_counts_of_pools(*, node_id: str, pools: str, cluster: str) -> dict[str, Any]:
+    """The sink of an Envoy that serves several pools; ``pools`` is the cluster of its node.
+
+    A request counts for a pool when a member, or Envoy for want of one, has answered it. One that is refused with 429
+    before does not.
+    """
+    route = {"prefix": "vhost."}
+    return _sink(
+        node_id,
+        pools,
+        cluster,
+        {},
+        [
+            ([route, {"suffix": f"/{names.KEYED_ROUTES}.upstream_rq_completed"}], names.COUNT_POOL_KEYED),
+            ([route, {"suffix": f"/{names.KEYLESS_ROUTES}.upstream_rq_completed"}], names.COUNT_POOL_KEYLESS),
+            ([route, {"suffix": ".upstream_rq_5xx"}], names.COUNT_POOL_FAILED),
+            ([{"prefix": "cluster."}, {"contains": "/member/"}, {"suffix": _UNREACHED}], names.COUNT_UNREACHED),
+        ],
+    )
+
+
 def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
     """The sink of the Envoy ``node_id`` of ``pool``, which sends through ``cluster`` every ``names.COUNT_SECONDS``.
 
@@ -40,7 +74,6 @@ def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
 
     By how much counters rose; a counter that did not rise is left out, so the uptime shows that Envoy was there.
     """
-    sink = f"{_TYPES}.stat_sinks.open_telemetry.v3.SinkConfig"
     stats = {
         f"http.{pool}.downstream_rq_completed": names.COUNT_REQUESTS,
         f"http.{pool}.downstream_rq_5xx": names.COUNT_FAILED,
@@ -50,6 +83,19 @@ def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
         "access_logs.open_telemetry_access_log.understudy.logs_dropped": names.COUNT_DROPPED,
         "server.uptime": names.COUNT_UPTIME,
     }
+    unreached = ([{"prefix": _members(pool)}, {"suffix": _UNREACHED}], names.COUNT_UNREACHED)
+    return _sink(node_id, pool, cluster, stats, [unreached])
+
+
+def _sink(
+    node_id: str,
+    pool: str,
+    cluster: str,
+    stats: Mapping[str, str],
+    by_parts: Sequence[tuple[Sequence[Mapping[str, str]], str]],
+) -> dict[str, Any]:
+    """A sink that reports the counters of these names, and those whose names match all of some parts, as metrics."""
+    sink = f"{_TYPES}.stat_sinks.open_telemetry.v3.SinkConfig"
 
     def action(kind: str, **settings: str) -> dict[str, Any]:
         return {"action": {"name": kind, "typed_config": {"@type": f"{sink}.{kind}", **settings}}}
@@ -71,15 +117,18 @@ def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
         "name": "name",
         "typed_config": {"@type": f"{_TYPES}.matching.common_inputs.stats.v3.StatFullNameMatchInput"},
     }
-    ends = [{"prefix": _members(pool)}, {"suffix": _UNREACHED}]
-    checks = {"predicate": [{"single_predicate": {"input": by_name, "value_match": end}} for end in ends]}
-    unreached = {
+    others = {
         "matcher_list": {
             "matchers": [
                 {
-                    "predicate": {"and_matcher": checks},
-                    "on_match": action("ConversionAction", metric_name=names.COUNT_UNREACHED),
+                    "predicate": {
+                        "and_matcher": {
+                            "predicate": [{"single_predicate": {"input": by_name, "value_match": one}} for one in parts]
+                        }
+                    },
+                    "on_match": action("ConversionAction", metric_name=metric),
                 }
+                for parts, metric in by_parts
             ]
         },
         "on_no_match": action("DropAction"),
@@ -92,11 +141,13 @@ def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
             "grpc_service": {"envoy_grpc": {"cluster_name": cluster}, "timeout": "2s"},
             "report_counters_as_deltas": True,
             "report_histograms_as_deltas": True,
-            "emit_tags_as_attributes": True,  # which member a check was of
+            "emit_tags_as_attributes": True,  # which member a check was of, and which pool
             "resource_detectors": [resource] if node_id else [resource, from_environment],
             "custom_metric_conversions": {
                 "matcher_tree": {"input": by_name, "exact_match_map": {"map": matched}},
-                "on_no_match": {"matcher": unreached},
-            },
+                "on_no_match": {"matcher": others},
+            }
+            if matched
+            else others,
         },
     }

@@ -6,7 +6,7 @@ without requests is known by Envoy's uptime, which every report has; without an 
 other senders are refused, since nothing here reads them.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -28,6 +28,9 @@ from understudy.telemetry.tracing.names import (
     COUNT_FAILED,
     COUNT_KEYLESS,
     COUNT_LIMITED,
+    COUNT_POOL_FAILED,
+    COUNT_POOL_KEYED,
+    COUNT_POOL_KEYLESS,
     COUNT_REQUESTS,
     COUNT_SECONDS,
     COUNT_UNREACHED,
@@ -41,7 +44,9 @@ from understudy.telemetry.tracing.names import (
 FINE_NS = 2 * COUNT_SECONDS * 10**9
 """The longest period that tells something of a single moment; longer ones were put together from many."""
 MOST_MEMBERS = 2_000
-"""Points of one metric that are read, one per member."""
+"""Points of one metric that are read, one per member, or one per pool and host."""
+_OF_POOLS = (COUNT_POOL_KEYED, COUNT_POOL_KEYLESS, COUNT_POOL_FAILED)
+"""Metrics of an Envoy that serves several pools; each point names its pool."""
 MOST_BUCKETS = 64
 MAX_MS = 86_400_000.0
 _GROUPS = ("resourceMetrics", "resource_metrics")
@@ -72,7 +77,8 @@ class FrontCount(msgspec.Struct, frozen=True):
 
     ``keyless`` of ``requests`` had no session key; ``limited`` of them were beyond the pool's requests a second.
     ``unreached``: of which members how many health checks failed on the network. ``durations``: how many answers took
-    at most so many ms, and longer than the next smaller number. ``pool`` is the one that the Envoy says it serves.
+    at most so many ms, and longer than the next smaller number. ``pool`` is the one that the Envoy says it serves; an
+    Envoy of several pools has one of these for each. ``failed`` of ``requests`` were answered with 5xx.
     """
 
     node: str
@@ -82,6 +88,7 @@ class FrontCount(msgspec.Struct, frozen=True):
     durations: Mapping[float, int] = msgspec.field(default_factory=dict)
     pool: str = ""
     limited: int = 0
+    failed: int = 0
 
 
 class PeriodBatch(msgspec.Struct, frozen=True):
@@ -120,10 +127,13 @@ def _periods(groups: Iterable[ResourceMetrics]) -> PeriodBatch:
         points: dict[str, NumberDataPoint] = {}
         unreached: dict[str, int] = {}
         durations: dict[float, int] = {}
+        of_pools = _PoolCounts(node)
         for metric in (metric for scope in group.scope_metrics for metric in scope.metrics):
             fault = _fault(metric, node)
             if fault:
                 refused, reason = refused + 1, reason or fault
+            elif metric.name in _OF_POOLS or (metric.name == COUNT_UNREACHED and _names_pools(metric)):
+                of_pools.add(metric)
             elif metric.name == COUNT_UNREACHED:
                 unreached |= _by_member(metric)
             elif metric.name == COUNT_DURATION:
@@ -134,9 +144,40 @@ def _periods(groups: Iterable[ResourceMetrics]) -> PeriodBatch:
             kept.append(replace(_period(node, points), pool=pool))
         if points or unreached or durations:
             requests, keyless = _count(points, COUNT_REQUESTS), _count(points, COUNT_KEYLESS)
-            limited = _count(points, COUNT_LIMITED)
-            fronts.append(FrontCount(node, requests, keyless, unreached, durations, pool, limited))
+            limited, failed = _count(points, COUNT_LIMITED), _count(points, COUNT_FAILED)
+            fronts.append(FrontCount(node, requests, keyless, unreached, durations, pool, limited, failed))
+        fronts += of_pools.fronts()
     return PeriodBatch(tuple(kept), refused, reason, tuple(fronts))
+
+
+class _PoolCounts:
+    """What an Envoy of several pools counted, by pool."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._unreached: defaultdict[str, dict[str, int]] = defaultdict(dict)
+
+    def add(self, metric: Metric) -> None:
+        for point in _points(metric):
+            said = mapping(point.attributes)
+            pool, member = str(said.get(POOL) or "")[:MAX_TEXT], said.get(MEMBER)
+            if metric.name != COUNT_UNREACHED:
+                self._counts[pool][metric.name] += point.as_int
+            elif member and point.as_int:
+                self._unreached[pool][str(member)[:MAX_TEXT]] = point.as_int
+
+    def fronts(self) -> Iterable[FrontCount]:
+        for pool in {**self._counts, **self._unreached}:
+            counts, unreached = self._counts[pool], self._unreached[pool]
+            keyless, failed = counts[COUNT_POOL_KEYLESS], counts[COUNT_POOL_FAILED]
+            requests = counts[COUNT_POOL_KEYED] + keyless
+            if pool and (requests or unreached):
+                yield FrontCount(self._node, requests, keyless, unreached, pool=pool, failed=failed)
+
+
+def _names_pools(metric: Metric) -> bool:
+    return any(POOL in mapping(point.attributes) for point in _points(metric))
 
 
 def _fault(metric: Metric, node: str) -> str:
@@ -149,7 +190,7 @@ def _fault(metric: Metric, node: str) -> str:
         return _fault_of_durations(metric)
     points = _points(metric)
     sound = all(0 < point.time_unix_nano <= MAX_NS and 0 <= point.as_int <= MAX_NS for point in points)
-    if not sound or not 0 < len(points) <= (MOST_MEMBERS if metric.name == COUNT_UNREACHED else 1):
+    if not sound or not 0 < len(points) <= (MOST_MEMBERS if metric.name in (COUNT_UNREACHED, *_OF_POOLS) else 1):
         return f"{metric.name} must have one point with a time and a whole number"
     delta = metric.sum.aggregation_temporality == AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
     if metric.name != COUNT_UPTIME and not (metric.HasField("sum") and delta):

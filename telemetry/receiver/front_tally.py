@@ -31,6 +31,8 @@ class Kind(StrEnum):
     REQUESTS = "requests"
     KEYLESS = "keyless"
     """Requests without a session key."""
+    FAILED = "failed"
+    """Requests that were answered with 5xx."""
     LIMITED = "limited"
     """Requests that the Envoy refused with 429, since the pool had its requests of this second."""
     TIMEOUTS = "timeouts"
@@ -75,6 +77,7 @@ class FrontTally:
             node = front.node[:_MOST_NAME]
             self._add(node, "", Kind.REQUESTS, front.requests, now)
             self._add(node, "", Kind.KEYLESS, front.keyless, now)
+            self._add(node, "", Kind.FAILED, front.failed, now)
             self._add(node, "", Kind.LIMITED, front.limited, now)
             for member in front.unreached:
                 self._note_unreached(node, member[:_MOST_NAME], now)

@@ -171,6 +171,9 @@ COUNT_DURATION: Final = "understudy.requests.duration"
 COUNT_UNREACHED: Final = "understudy.member.unreached"
 COUNT_DROPPED: Final = "understudy.reports.dropped"
 COUNT_UPTIME: Final = "understudy.uptime"
+COUNT_POOL_KEYED: Final = "understudy.pool.requests.keyed"
+COUNT_POOL_KEYLESS: Final = "understudy.pool.requests.keyless"
+COUNT_POOL_FAILED: Final = "understudy.pool.requests.failed"
 METRICS: Final = (
     COUNT_REQUESTS,
     COUNT_FAILED,
@@ -180,9 +183,13 @@ METRICS: Final = (
     COUNT_UNREACHED,
     COUNT_DROPPED,
     COUNT_UPTIME,
+    COUNT_POOL_KEYED,
+    COUNT_POOL_KEYLESS,
+    COUNT_POOL_FAILED,
 )
 COUNT_SECONDS: Final = 5
 KEYLESS_ROUTES: Final = "keyless"
+KEYED_ROUTES: Final = "keyed"
 """What the statistics of routes for requests without a session key are called in Envoy."""
 
 # OpenTelemetry semantic conventions that we fill in.

@@ -29,7 +29,9 @@ def fronts_view(cluster: ClusterState | None, fronts: FrontTally, wall: float) -
     """The answer of ``/v1/fronts``; an unknown member is named by its address."""
     names = {record.app: member for member, record in cluster.members.items()} if cluster else {}
     members: dict[str, dict[str, dict[str, Any]]] = defaultdict(lambda: defaultdict(_nothing))
-    totals: dict[str, dict[str, int]] = defaultdict(lambda: {Kind.REQUESTS: 0, Kind.KEYLESS: 0})
+    totals: dict[str, dict[str, int]] = defaultdict(
+        lambda: dict.fromkeys((Kind.REQUESTS, Kind.KEYLESS, Kind.FAILED), 0)
+    )
     for (node, where, kind), count in sorted(fronts.recent().items()):
         if kind in OF_MEMBERS:
             members[node][names.get(where, where)][kind] += count

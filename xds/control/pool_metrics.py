@@ -22,6 +22,7 @@ _COUNTERS = {
         "Requests that front Envoys answered, as they reported to this control server.",
     ),
     Kind.KEYLESS: ("understudy_front_requests_without_key", "Of these, requests without a session key."),
+    Kind.FAILED: ("understudy_front_requests_failed", "Of these, requests that were answered with 5xx."),
     Kind.LIMITED: (
         "understudy_front_requests_limited",
         "Of these, requests that were refused with 429 (limits.requests_per_second).",

@@ -20,7 +20,7 @@ from understudy.statesync.http.headers import APPLICATION_HEADERS
 from understudy.statesync.pool.session_key import SessionKey
 from understudy.statesync.pool.spec import Retries, Timeouts
 from understudy.statesync.sessions.request_log import REQUEST_HEADER
-from understudy.telemetry.tracing.names import KEYLESS_ROUTES
+from understudy.telemetry.tracing.names import KEYED_ROUTES, KEYLESS_ROUTES
 from understudy.xds.envoy.key_sources import KeySource, key_sources
 from understudy.xds.envoy.messages import (
     Any,
@@ -308,6 +308,7 @@ def _frame(group: KeySource, kind: _Kind, terms: Terms, *, by_priority: bool, pl
     route = Route(name=f"{group.name}{kind.suffix}", match=match, stat_prefix="" if keyed else KEYLESS_ROUTES)
     if place is not None:
         route.name, route.metadata = f"{place.pool}/{route.name}", place.metadata()
+        route.stat_prefix = f"{place.pool}/{KEYED_ROUTES if keyed else KEYLESS_ROUTES}"
     if group.sets and not kind.grpc:
         cookie = f"{group.sets}={_ROUTING_COOKIE_VALUE}; Path=/; HttpOnly; SameSite=Lax"
         route.response_headers_to_add = [HeaderValueOption(header=HeaderValue(key="set-cookie", value=cookie))]

@@ -17,7 +17,7 @@ WELL = {"timeouts": 0, "connect_failures": 0, "elsewhere": 0, "unreachable_secon
 def answer(
     requests: int = 1000, keyless: int = 0, *, node: str = "front-1", **members: dict[str, Any]
 ) -> dict[str, Any]:
-    front = {"node": node, "requests": requests, "keyless": keyless, "members": members}
+    front = {"node": node, "requests": requests, "keyless": keyless, "failed": 3, "members": members}
     return {"window_seconds": 300.0, "fronts": [front]}
 
 
@@ -30,7 +30,7 @@ def test_an_envoy_that_went_from_one_control_server_to_another_is_one():
             answer(node="front-2"),
         ]
     )
-    assert (front["node"], front["requests"], front["keyless"]) == ("front-1", 300, 40)
+    assert (front["node"], front["requests"], front["keyless"], front["failed"]) == ("front-1", 300, 40, 6)
     assert front["members"] == {"c": {**WELL, "timeouts": 5, "unreachable_seconds": 15.0}}
     assert other["node"] == "front-2"
 
@@ -64,7 +64,7 @@ def test_status_draws_it():
         console.print(status_table(view))
         console.print(fronts_table([]))
     shown = " ".join(capture.get().split())
-    assert "front-1 (5 min) 1000 73%" in shown
+    assert "front-1 (5 min) 1000 3.3 3 73%" in shown
     assert "c 12" in shown
     assert "check whether its application hangs" in shown
 

@@ -39,6 +39,32 @@ def test_counts_of_a_period_are_read_in_both_encodings():
     assert read_otlp_metrics_json(MessageToJson(request)).periods == expected
 
 
+def of_pools(**counts: list[tuple[dict[str, str], int]]):
+    """A request of an Envoy that serves several pools: each point names its pool."""
+    request = export({})
+    for name, points in counts.items():
+        metric = request.resource_metrics[0].scope_metrics[0].metrics.add(name=name.replace("__", "."))
+        metric.sum.aggregation_temporality = DELTA
+        for attributes, count in points:
+            point = metric.sum.data_points.add(time_unix_nano=EPOCH_NS + 5 * SECOND, as_int=count)
+            point.attributes.extend(text_attribute(key, value) for key, value in attributes.items())
+    return request
+
+
+def test_an_envoy_of_several_pools_tells_of_each_and_hosts_of_a_pool_are_added():
+    cart, desk, nobody = {"understudy.pool": "cart"}, {"understudy.pool": "desk"}, {"understudy.pool": ""}
+    request = of_pools(
+        understudy__pool__requests__keyed=[(cart | {"envoy.virtual_host": "a"}, 5), (cart, 2), (desk, 1), (nobody, 9)],
+        understudy__pool__requests__keyless=[(cart, 3)],
+        understudy__pool__requests__failed=[(desk, 1)],
+        understudy__member__unreached=[(desk | {"understudy.member": "desk-1"}, 4)],
+    )
+    batch = read_otlp_metrics(request.SerializeToString())
+    told = [(one.pool, one.requests, one.keyless, one.failed, dict(one.unreached)) for one in batch.fronts]
+    assert told == [("cart", 10, 3, 0, {}), ("desk", 1, 0, 1, {"desk-1": 4})]
+    assert (batch.periods, batch.refused) == ((), 0)
+
+
 def durations(bounds: list[float], counts: list[int], *, temporality: int = DELTA, points: int = 1):
     """A request with a histogram, as Envoy 1.40 makes it; the last count is of what is above all bounds."""
     request = export({})

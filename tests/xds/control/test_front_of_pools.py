@@ -201,6 +201,11 @@ async def test_a_control_server_that_cannot_read_a_pool_takes_no_routes_of_it_aw
         await here.answers(port, SHOP, "/desk", {"503"})
         await until(lambda: _pools_of_reports(here.control), 40, "Envoy reports the request with its pool")
         assert await _pools_of_reports(here.control) == {B}
+        await here.answers(port, SHOP, "/", here.addresses(A))
+        await until(lambda: _counted(here.control, A), 40, "Envoy counts the requests of the one pool")
+        assert {front["failed"] for front in await _counted(here.control, A)} == {0}
+        (told,) = await _counted(here.control, B)
+        assert (told["failed"], told["keyless"]) == (told["requests"], told["requests"])
         async with kept_alive(KeepAlive(port, get(SHOP, "/"))) as clients:
             await here.pools.client.put(here.pools[B].keys.spec, b"{no spec")
             here.control.kill()
@@ -219,6 +224,12 @@ async def _pools_of_reports(control: Control) -> set[str]:
     """The pools of the requests that Envoy reported as failed."""
     told = await control.ask(f"/v1/requests?since=0&until={time.time_ns()}&pool={B}")
     return {report["attributes"]["understudy.pool"] for report in told["reports"]}
+
+
+async def _counted(control: Control, pool: str) -> list[dict[str, Any]]:
+    """What front Envoys counted for a pool."""
+    told: list[dict[str, Any]] = (await control.ask(f"/v1/fronts?pool={pool}"))["fronts"]
+    return [front for front in told if front["requests"]]
 
 
 async def _is_refused(control: Control, pool: str) -> bool:

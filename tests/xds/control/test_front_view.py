@@ -24,7 +24,7 @@ def told_of(*names: str) -> FrontTally:
     tally.reported([StoredLog(1, "request", said, {"node_name": "front-1"})] * 3)
     for _ in range(3):
         now[0] += 5.0
-        tally.counted([FrontCount("front-1", 100, 73, dict.fromkeys(names, 30))])
+        tally.counted([FrontCount("front-1", 100, 73, dict.fromkeys(names, 30), failed=2)])
     return tally
 
 
@@ -32,7 +32,7 @@ def test_members_are_named_and_those_that_are_down_are_no_trouble_of_the_network
     fresh = replace(member("d"), since=NOW - 5.0)  # started again: what was told may be of its former self
     pool = world(member("a"), member("b"), member("c", state=DOWN), fresh)
     (front,) = fronts_view(pool, told_of("b", "c", "d", "nobody"), NOW)["fronts"]
-    assert (front["node"], front["requests"], front["keyless"]) == ("front-1", 300, 219)
+    assert (front["node"], front["requests"], front["keyless"], front["failed"]) == ("front-1", 300, 219, 6)
     assert front["members"] == {
         "a": {"timeouts": 3, "connect_failures": 0, "elsewhere": 0, "unreachable_seconds": 0.0},
         "b": {"timeouts": 0, "connect_failures": 0, "elsewhere": 0, "unreachable_seconds": 10.0},
@@ -58,6 +58,7 @@ def test_prometheus_hears_of_slots_without_an_active_and_of_members_that_are_los
     assert {str(state): count for state, count in states.items() if count} == {"UP": 1, "DOWN": 1, "LOST": 1}
     assert value("front_requests_total") == 300
     assert value("front_requests_without_key_total") == 219
+    assert value("front_requests_failed_total") == 6
     assert (value("front_timeouts_total"), value("front_connect_failures_total")) == (3, 0)
     assert value("front_unreachable") == 1
     seen[0] = None  # nothing is known before etcd has been read
