@@ -10,6 +10,8 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import os
+import statistics
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -225,9 +227,16 @@ async def _one_death() -> float:
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, Any] = {"machine": machine(), "slots": SLOTS, "members": MEMBERS, "rows": {}}
-    for size in options.sizes:
-        row = await measured(size, options)
-        results["rows"][str(size)] = {**row, "death": median(row["deaths_ms"])}
+    for _ in range(options.rounds):
+        for size in options.sizes:
+            row, load = await measured(size, options), os.getloadavg()[0]
+            rounds = results["rows"].setdefault(str(size), {"rounds": []})
+            rounds["rounds"].append({**row, "load": load})
+            print(f"{size} pools, load {load:.0f}: {row}", flush=True)
+    for of_size in results["rows"].values():
+        for figure in ("control_ms", "etcd_ms", "memory_mib"):
+            of_size[figure] = statistics.median(one[figure] for one in of_size["rounds"])
+        of_size["death"] = median([ms for one in of_size["rounds"] for ms in one["deaths_ms"]])
     return results
 
 
@@ -253,6 +262,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--settle", type=float, default=15, help="seconds of rest before anything is counted")
     parser.add_argument("--deaths", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=1, help="all sizes in turn, so often; medians are shown")
     parser.add_argument("--no-file", action="store_true", help="print only")
     options = parser.parse_args()
     report(run(options), table, None if options.no_file else RESULTS)

@@ -123,7 +123,7 @@ async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOp
     from understudy.deploy.inspect.draining import blocked_drains
     from understudy.deploy.inspect.envoys import read_envoys
     from understudy.deploy.inspect.fronts import front_warnings, place_warnings, read_fronts
-    from understudy.deploy.inspect.load import balance_warnings, load_by_member
+    from understudy.deploy.inspect.load import balance_warnings, busy_warnings, load_by_member
     from understudy.deploy.inspect.member_views import forecast_warnings, heard_by
     from understudy.deploy.inspect.missing_members import missing_warnings
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
@@ -158,6 +158,7 @@ async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOp
             *blocked_drains(state, time.time()),
             *forecast_warnings(state),
             *missing_warnings(statuses),
+            *busy_warnings(statuses),
             *balance_warnings(statuses),
             *front_warnings(fronts),
             *place_warnings(statuses),

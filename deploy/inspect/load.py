@@ -48,6 +48,15 @@ def balance_warnings(statuses: Iterable[Any]) -> list[str]:
     return []
 
 
+def busy_warnings(statuses: Iterable[Any]) -> list[str]:
+    """A line for each member that will fail soon and keeps its slots since the others are too busy for them."""
+    found: dict[str, str] = {}
+    for status in statuses:
+        told = status.get("too_busy") if isinstance(status, dict) else None
+        found |= told if isinstance(told, dict) else {}
+    return [f"{member} keeps its slots although it may fail soon: {why}" for member, why in sorted(found.items())]
+
+
 def load_table(rows: Sequence[View]) -> RenderableType:
     """The load of each member."""
     table = plain_table("load", "calls/s", "sessions", "content", "CPU", "memory", "loop late")

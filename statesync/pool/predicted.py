@@ -2,10 +2,10 @@
 
 Control servers decide it, one member of a pool at a time, and write it into the slot table. The member then hands its
 slots over as in any drain. A wrong forecast costs a drain; a move to members that fare no better would cost more. So
-nothing moves unless most of the others are well.
+nothing moves unless most of the others are well, and none of them would need more CPU than it has.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from understudy.statesync.pool.records import ForecastLevel, Leaving, Member, MemberState
 
@@ -13,8 +13,16 @@ PREDICTED = "predicted: "
 """The start of the cause of moves away from a member that will fail soon; its forecast follows."""
 
 
+def nothing_known(_member: str) -> str:
+    """The default of ``too_busy``: the load of the members is not known."""
+    return ""
+
+
 def leaving_members(
-    members: Mapping[str, Member], states: Mapping[str, MemberState], before: Mapping[str, Leaving]
+    members: Mapping[str, Member],
+    states: Mapping[str, MemberState],
+    before: Mapping[str, Leaving],
+    too_busy: Callable[[str], str] = nothing_known,
 ) -> dict[str, Leaving]:
     """The members that are to own nothing because they will fail soon: one at the most.
 
@@ -22,13 +30,14 @@ def leaving_members(
         members: the registered members.
         states: the state of each, as it reports it, or LOST.
         before: whom the slot table in force names. Who has left stays away until it is well again, or another process.
+        too_busy: why the others cannot carry the slots of a member, by measured load; '' if they can, or nobody knows.
     """
     kept = {name: one for name, one in before.items() if _stays_away(members, states, name, one)}
     if kept:
         return kept
     failing = [name for name in members if _fails_soon(members, states, name)]
     for name in sorted(failing, key=lambda one: (members[one].forecast_end, one)):
-        if not obstacle(members, states, name, {}):
+        if not obstacle(members, states, name, {}) and not too_busy(name):
             return {name: Leaving(members[name].boot, PREDICTED + members[name].forecast)}
     return {}
 

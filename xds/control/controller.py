@@ -34,12 +34,14 @@ from understudy.xds.control.election import Leadership
 from understudy.xds.control.leader import Leader
 from understudy.xds.control.rebalancer import Rebalancer
 from understudy.xds.membership.answer_times import AnswerTimes
+from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.membership.failure_detector import FailureDetector
 from understudy.xds.membership.heartbeat_server import HeartbeatServer
 from understudy.xds.membership.load_book import LoadBook
 from understudy.xds.membership.member_health import SECOND, DetectorTimeouts, MemberChange
 from understudy.xds.membership.missing_members import MissingMembers
 from understudy.xds.membership.state_builder import StateBuilder
+from understudy.xds.planning.capacity import too_busy_without
 from understudy.xds.planning.plan import FirstTableTimer
 from understudy.xds.publishing.publisher import MERGE_SECONDS, Publisher, ignore_spec
 from understudy.xds.server.cache import ResourceCache
@@ -114,7 +116,7 @@ class Controller:
         self._missing = MissingMembers()
         self._answer_times = AnswerTimes()
         self.detector = FailureDetector(timing.detection, on_change=self._on_member_change)
-        self.state_builder = StateBuilder(keys, self.detector)
+        self.state_builder = StateBuilder(keys, self.detector, too_busy=self.too_busy)
         self.informer = Informer(client, self._ranges, self._on_batch)
         self.publisher = Publisher(
             cache,
@@ -156,6 +158,10 @@ class Controller:
     def loads(self) -> LoadBook:
         """What members report of their load."""
         return self.heartbeat.loads
+
+    def too_busy(self, cluster: ClusterState, member: str) -> str:
+        """Why the other members cannot carry the slots of one, by measured load; '' if they can, or it is not known."""
+        return too_busy_without(cluster, self.loads.current(self._telemetry.now_ns()), member)
 
     def services(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What has to run, by name."""

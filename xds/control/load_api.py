@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from understudy.statesync.pool.records import ForecastLevel
 from understudy.xds.control.capacity_view import capacity_view
 from understudy.xds.control.load_view import load_view, member_load_view
 from understudy.xds.control.pool_service import PoolService
@@ -68,6 +69,20 @@ class LoadApi:
         return json_reply(capacity_view(found, service.pool))
 
 
+def _too_busy(service: PoolService) -> dict[str, str]:
+    """The members that would hand their slots over before they fail, and whose slots the others cannot carry."""
+    cluster = service.controller.state_builder.current()
+    if cluster is None or cluster.spec.predictive != "move":
+        return {}
+    failing = [
+        name
+        for name, member in cluster.members.items()
+        if member.expected is ForecastLevel.CRITICAL and name not in cluster.leaving
+    ]
+    found = {name: service.controller.too_busy(cluster, name) for name in failing}
+    return {name: why for name, why in found.items() if why}
+
+
 def load_status(service: PoolService) -> dict[str, Any]:
     """What ``/v1/status`` says of load: that of each member, and the rebalance in force."""
     controller, state = service.controller, service.controller.state_builder.state
@@ -76,6 +91,7 @@ def load_status(service: PoolService) -> dict[str, Any]:
     plan, progress = state.move_plan, state.move_progress
     return {
         "load": [member_load_view(name, one) for name, one in load.members.items()],
+        "too_busy": _too_busy(service),
         "advice": advice_view(proposal) if proposal and worth_moving(proposal) else None,
         "rebalance": plan_view(
             plan.record if plan else None, progress.record if progress else None, controller.rebalancer.waits_for

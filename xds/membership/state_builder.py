@@ -24,6 +24,11 @@ from understudy.xds.membership.member_health import Death, MemberBoot
 logger = logging.getLogger(__name__)
 
 
+def nothing_known(_cluster: ClusterState, _member: str) -> str:
+    """The default of ``too_busy``: the load of the members is not known."""
+    return ""
+
+
 UNKNOWN_ANSWER_MS = 1000
 """How long answers may take as long as front Envoys have not reported enough of them."""
 
@@ -35,9 +40,16 @@ class StateBuilder:
         keys: key names of the pool.
         detector: must call :meth:`members_changed` with every change.
         wall: the time in seconds since 1970; operators' intents end by it.
+        too_busy: why the other members cannot carry the slots of one, by their load; '' if they can, or nobody knows.
     """
 
-    def __init__(self, keys: PoolKeys, detector: FailureDetector, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        keys: PoolKeys,
+        detector: FailureDetector,
+        wall: Callable[[], float] = time.time,
+        too_busy: Callable[[ClusterState, str], str] = nothing_known,
+    ) -> None:
         self.state = PoolState(keys)
         self.revision = 0
         self.spec: PoolSpec | None = None
@@ -45,6 +57,7 @@ class StateBuilder:
         self._pool = keys.pool
         self._detector = detector
         self._wall = wall
+        self._too_busy = too_busy
         self._remembered: dict[str, Member] = {}
         self._answer_ms = UNKNOWN_ANSWER_MS
         self._built: ClusterState | None = None
@@ -141,7 +154,13 @@ class StateBuilder:
             answer_ms=self._answer_ms,
             approved=self._approved(spec),
         )
-        return replace(cluster, leaving=_leaving(cluster)) if spec.predictive == "move" else cluster
+        return replace(cluster, leaving=self._leaving(cluster)) if spec.predictive == "move" else cluster
+
+    def _leaving(self, cluster: ClusterState) -> dict[str, Leaving]:
+        members = {name: cluster.members[name] for name in cluster.registered}
+        states = {name: cluster.reported_state(name) for name in members}
+        before = cluster.table.leaving if cluster.table else {}
+        return leaving_members(members, states, before, lambda name: self._too_busy(cluster, name))
 
     def _approved(self, spec: PoolSpec) -> Approved | None:
         plan, progress = self.state.move_plan, self.state.move_progress
@@ -189,12 +208,6 @@ class StateBuilder:
         if fault and fault != self.spec_fault:
             logger.warning("pool %s: %s", self._pool, fault)
         self.spec_fault = fault
-
-
-def _leaving(cluster: ClusterState) -> dict[str, Leaving]:
-    members = {name: cluster.members[name] for name in cluster.registered}
-    states = {name: cluster.reported_state(name) for name in members}
-    return leaving_members(members, states, cluster.table.leaving if cluster.table else {})
 
 
 def _refusal(running: PoolSpec, wanted: PoolSpec, pool: str) -> str:

@@ -101,6 +101,19 @@ def capacity(cluster: ClusterState, load: PoolLoad) -> Capacity:
     )
 
 
+def too_busy_without(cluster: ClusterState, load: PoolLoad, member: str) -> str:
+    """Why the other members cannot carry the slots of one: who is too busy. '' if they can, or it is not known."""
+    serving = sorted(name for name in cluster.members if cluster.state(name).may_hold_slots)
+    if cluster.table is None or member not in serving or any(name not in load.members for name in serving):
+        return ""
+    found = _loss(cluster, load, serving, "member", member, {member})
+    full = [one for one in found.survivors if one.cpus and one.cpu_then > one.cpus]
+    if not full:
+        return ""
+    worst = max(full, key=lambda one: one.cpu_then / one.cpus)
+    return f"{worst.member} would need {worst.cpu_then:.1f} CPUs with them, and has {worst.cpus:g}"
+
+
 def _loss(cluster: ClusterState, load: PoolLoad, serving: list[str], level: str, name: str, gone: set[str]) -> Loss:
     left = [member for member in serving if member not in gone]
     moved: dict[str, list[SlotMeasure]] = {member: [] for member in left}

@@ -77,6 +77,13 @@ def test_of_two_the_one_that_fails_first_leaves() -> None:
     assert list(leaving_members(members, states(members), {})) == ["c"]
 
 
+def test_a_member_whose_slots_the_others_cannot_carry_stays_and_one_that_has_left_stays_away() -> None:
+    members = pool("CC....", (40.0, 50.0, 0.0, 0.0, 0.0, 0.0))
+    busy = {"a": "c would need 2.1 CPUs with them, and has 2"}
+    assert list(leaving_members(members, states(members), {}, lambda name: busy.get(name, ""))) == ["b"]
+    assert leaving_members(members, states(members), A_LEFT, lambda name: busy.get(name, "")) == A_LEFT
+
+
 A_LEFT = {"a": Leaving("1", "predicted: it said so then")}
 
 

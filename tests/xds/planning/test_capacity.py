@@ -7,7 +7,7 @@ from understudy.statesync.pool.records import Member, MemberState, Owner, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.membership.load_book import LoadBook, PoolLoad
-from understudy.xds.planning.capacity import NotKnown, advice, capacity
+from understudy.xds.planning.capacity import NotKnown, advice, capacity, too_busy_without
 
 ORDERS = (("a", "b", "c"), ("a", "c", "b"), ("b", "a", "c"), ("c", "b", "a"))
 SITES = {"a": "east", "b": "west", "c": "west"}
@@ -55,6 +55,15 @@ def test_a_pool_that_is_too_busy_for_a_loss_says_what_it_takes() -> None:
     assert (found.members, found.wanted) == (3, 4)
     assert not found.losses[0].fits
     assert "start 1 more members" in advice(found, "cart")[0]
+
+
+def test_others_are_too_busy_for_the_slots_of_a_member_when_one_would_need_more_than_all_of_its_cpus() -> None:
+    """a has two slots, with half of its CPU each: one goes to b and one to c. Those of b go to a, and of c to b."""
+    pool = a_pool()
+    assert too_busy_without(pool, with_cpu(1.3), "a") == ""
+    assert too_busy_without(pool, with_cpu(1.4), "a") == "b would need 2.1 CPUs with them, and has 2"
+    assert too_busy_without(pool, with_cpu(1.4), "b").startswith("a would need 2.8")
+    assert too_busy_without(pool, with_cpu(1.4, "ac"), "a") == ""
 
 
 def test_a_site_is_lost_as_a_whole() -> None:
