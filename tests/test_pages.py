@@ -20,7 +20,15 @@ SHOWN = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0]
 DEFAULTS = re.findall(
     r"^\| `([a-z_.*]+)` \| ([^|]+) \| ([^|]+) \|$", PAGE.partition("## Command line")[0], re.MULTILINE
 )
-TOLD_OTHERWISE = ("objectives.*", "checks.*", "members.*", "front.*", "balance.over", "limits.concurrent_requests")
+TOLD_OTHERWISE = (
+    "objectives.*",
+    "checks.*",
+    "members.*",
+    "front.*",
+    "balance.over",
+    "limits.concurrent_requests",
+    "replication.spread",
+)
 """Rows whose defaults the spec on the page, or another class than the spec, has."""
 MILLISECONDS = {"ms": 1, "s": 1000, "": 1}
 A_FILE = re.compile(r"`((?:deploy|xds|proxy|statesync|telemetry|tests|bench)/[\w./-]+\.\w+)`")
@@ -31,7 +39,7 @@ def test_the_spec_on_the_page_has_every_key_that_a_spec_may_have() -> None:
     everything = PoolSpec(pool="cart").model_dump()
     everything |= {"tcp": Tcp().model_dump(), "mesh": Mesh(host="a.b").model_dump()}
     everything |= {"front": Front(port=80).model_dump(), "balance": Balance().model_dump()}
-    assert keys_of(shown) - {"members.cart-1"} == keys_of(everything)
+    assert keys_of(shown) - {"members.cart-1", "sites.east"} == keys_of(everything)
     assert {key for check in shown["checks"] for key in check} == CheckSpec.model_fields.keys()
 
 
@@ -44,7 +52,17 @@ def keys_of(mapping: dict[str, Any]) -> set[str]:
 def test_every_value_on_the_page_is_the_default_where_there_is_one() -> None:
     shown = yaml.safe_load(SHOWN)
     assert Balance.model_validate(shown.pop("balance")) == Balance()
-    for example in ("tenant", "members", "tcp", "checks", "mesh", "durability_rules", "priority_rules", "front"):
+    for example in (
+        "tenant",
+        "members",
+        "sites",
+        "tcp",
+        "checks",
+        "mesh",
+        "durability_rules",
+        "priority_rules",
+        "front",
+    ):
         del shown[example]
     del shown["objectives"]["rpo_async_writes"]
     for limit in ("total_bytes", "writes_per_second", "requests_per_second", "concurrent_requests"):

@@ -84,7 +84,12 @@ def sites_view(
         "slots": total,
         "on_two_sites": sum(len(there) > 1 for there in copies.values()),
         "sites": rows,
-        "degraded": [*_degraded_sites(state, rows), *_degraded_copies(state, now), *_degraded_etcd(etcd)],
+        "degraded": [
+            *_degraded_sites(state, rows),
+            *_resting_sites(state, rows),
+            *_degraded_copies(state, now),
+            *_degraded_etcd(etcd),
+        ],
     }
 
 
@@ -158,14 +163,34 @@ def _degraded_sites(state: PoolState, rows: Sequence[View]) -> Iterable[View]:
         yield _degraded("all members are on one site", None, "start members with another --site")
 
 
+def _resting_sites(state: PoolState, rows: Sequence[View]) -> Iterable[View]:
+    """Sites whose members are back, and that get no slots yet by the pool's ``recovery``."""
+    resting = state.table.record.resting if state.table else {}
+    spec = state.spec.record if state.spec else None
+    serving = [row["site"] for row in rows if row["active"] and row["site"] not in resting]
+    for row in rows:
+        if spec is None or row["site"] not in resting or not row["able"]:
+            continue
+        if spec.recovery == "prefer_site":
+            remedy = f"nothing: it gets its slots when its members are in sync and stable for {spec.stable_for:g} s"
+        else:
+            remedy = f"understudy site offline {' or '.join(serving)} --for 2m, when it is to serve again"
+        yield _degraded(f"{_named(row['site'])} is back, and has no slots after it was lost", None, remedy)
+
+
 def _degraded_copies(state: PoolState, now: float) -> Iterable[View]:
     lagging = lagging_slots(state, state.offline(now))
     if lagging:
         what = f"{len(lagging)} slots have current copies on one site only ({ranges(lagging)})"
         yield _degraded(what, None, "wait for the copies: understudy status --sync")
     spec = state.spec.record if state.spec else None
-    if spec is not None and spec.copies < 3 and len({at.record.site for at in state.members.values()}) > 1:
-        yield _degraded("copies: 2 does not put copies on two sites", None, "apply a spec with copies: 3")
+    unspread = spec is not None and spec.copies < 3 and spec.replication.spread is None
+    if unspread and len({at.record.site for at in state.members.values()}) > 1:
+        yield _degraded(
+            "copies: 2 does not put copies on two sites",
+            None,
+            "apply a spec with copies: 3, or with replication: {spread: site}",
+        )
 
 
 def _degraded_etcd(etcd: Sequence[EndpointStatus]) -> Iterable[View]:

@@ -197,13 +197,22 @@ class SetDecisions:
         grown = sync_set.with_learner(stream.agreed, learner, stream.progress)
         if grown is None:
             return None
-        if self._memory(active):
+        if self._memory(active, grown.members):
             grown = sync_set.announced(grown) or grown
         return self._change(active, grown, learner=(self._keys.member(learner.member), at.revision))
 
-    def _memory(self, active: ActiveSlot) -> bool:
-        """Whether writes of a slot are to be acknowledged from memory: by the pool's spec, or by single writes."""
+    def _memory(self, active: ActiveSlot, members: Collection[Process] | None = None) -> bool:
+        """Whether writes of a slot are to be acknowledged from memory: by the pool's spec, or by single writes.
+
+        With ``replication.spread: site`` only while ``members``, the set, are on two sites at least. So the loss of a
+        site takes no write that was acknowledged since.
+        """
         spec = self._pool.spec
+        if spec is not None and spec.replication.spread == "site":
+            known = self._pool.state.members
+            there = active.stream.agreed.members if members is None else members
+            if len({known[one.member].record.site for one in there if one.member in known}) < 2:
+                return False
         by_spec = spec is not None and spec.from_memory
         return by_spec or (active.asked_at is not None and time.monotonic() - active.asked_at < MEMORY_FOR)
 

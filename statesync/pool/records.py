@@ -297,6 +297,7 @@ class Table:
     ``lost`` names members that are dead although their record may still stand: the first witness for a takeover.
     ``traceparent`` is the trace of the planned moves that this generation asks for, and ``cause`` why it does.
     ``offline`` names the sites that were out of service when it was written, ``leaving`` members that will fail soon.
+    ``resting`` names sites that get no slots although they may be back, with the weight that they had in the spec.
     """
 
     generation: int = 0
@@ -306,6 +307,7 @@ class Table:
     cause: str = ""
     offline: tuple[str, ...] = ()
     leaving: Mapping[str, Leaving] = field(default_factory=dict)
+    resting: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def slots(self) -> int:
@@ -335,6 +337,7 @@ class Table:
                 "cause": self.cause,
                 "offline": self.offline,
                 **({"leaving": self.leaving} if self.leaving else {}),
+                **({"resting": self.resting} if self.resting else {}),
             }
         )
 
@@ -345,11 +348,12 @@ class Table:
         return cls(
             generation=typed("generation", int, raw.get("generation")),
             orders=_orders_in(raw),
-            lost={member: Lost.of(lost) for member, lost in _by_member(raw, "lost").items()},
+            lost={member: Lost.of(lost) for member, lost in _by_name(raw, "lost").items()},
             traceparent=typed("traceparent", str, raw.get("traceparent", "")),
             cause=typed("cause", str, raw.get("cause", "")),
             offline=typed("offline", tuple[str, ...], raw.get("offline", ())),
-            leaving={member: Leaving.of(one) for member, one in _by_member(raw, "leaving").items()},
+            leaving={member: Leaving.of(one) for member, one in _by_name(raw, "leaving").items()},
+            resting={site: typed("resting", int, weight) for site, weight in _by_name(raw, "resting").items()},
         )
 
 
@@ -367,10 +371,10 @@ def _orders_in(raw: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
     return tuple(distinct[position] for position in slots)
 
 
-def _by_member(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _by_name(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = raw.get(name, {})
-    if not isinstance(found, dict) or not all(is_text(member) for member in found):
-        raise ValueError(f"Table: {name} is not an object with members as its keys")
+    if not isinstance(found, dict) or not all(is_text(key) for key in found):
+        raise ValueError(f"Table: {name} is not an object with names as its keys")
     return found
 
 

@@ -122,7 +122,10 @@ def _why_not(level: str, able: Sequence[Place], copies: int, *, by_line: bool) -
     if len(domains) == 1:
         return f"all members are {'in' if level == 'zone' else 'on'} {level} {min(names)}"
     if level == "site" and copies == 2:
-        return "a standby that is the only copy is not placed by site; copies: 3 has one on another site"
+        return (
+            "a standby that is the only copy is not placed by site; copies: 3 has one on another site, and so has "
+            "replication: {spread: site}"
+        )
     if by_line and copies == 2:
         return "the only standby is the next in line by priority"
     return f"the slot table has not followed the {level}s of its members yet"

@@ -70,6 +70,12 @@ class MemberSpec(_Strict):
     priority: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 
+class SiteSpec(_Strict):
+    """A site's part of the slots: its ``weight``, of the sum of the weights of all sites. 0: the site stands by."""
+
+    weight: Annotated[int, Field(ge=0, le=1000)]
+
+
 class Limits(_Strict):
     """Limits of a pool.
 
@@ -104,11 +110,14 @@ class Replication(_Strict):
     ``patience_ms``: a member that has not confirmed a write after this time is taken out of the slot's sync set.
     ``checkpoint_ms``: how old a write gets at the most before etcd has it too. ``on_total_loss``: when all members that
     have a slot's newest writes have died, ``restore`` goes on with what etcd has, and ``wait`` waits for an operator.
+    ``spread``: with ``site`` the copies of a slot are on as many sites as possible, and a write is acknowledged before
+    etcd has it only while members of two sites must have it in memory.
     """
 
     patience_ms: Annotated[int, Field(ge=20, le=60_000)] = 300
     checkpoint_ms: Annotated[int, Field(ge=20, le=60_000)] = 1000
     on_total_loss: Literal["restore", "wait"] = "restore"
+    spread: Literal["site"] | None = None
 
 
 class Rto(_Strict):
@@ -289,7 +298,7 @@ class Balance(_Strict):
     moves_per_hour: Annotated[int, Field(ge=1, le=100_000)] = 60
 
 
-NEWER_KEYS = ("stable_for", "durability_rules", "predictive", "priority", "priority_rules")
+NEWER_KEYS = ("stable_for", "durability_rules", "predictive", "priority", "priority_rules", "sites")
 """Keys that release 0.1.0 does not know."""
 
 
@@ -305,7 +314,7 @@ class PoolSpec(_Strict):
         SessionKey.model_construct(header="x-session-id"),
         SessionKey.model_construct(cookie="sid"),
     )
-    recovery: Literal["keep_current", "prefer_priority"] = "keep_current"
+    recovery: Literal["keep_current", "prefer_priority", "prefer_site"] = "keep_current"
     stable_for: Seconds = 30.0
     takeover: Literal["fast", "lease"] = "fast"
     durability: Durability = "sync"
@@ -316,6 +325,7 @@ class PoolSpec(_Strict):
     priority: Priority = "normal"
     priority_rules: Annotated[tuple[PriorityRule, ...], Field(max_length=50)] = ()
     members: dict[Name, MemberSpec] = Field(default_factory=dict)
+    sites: dict[Name, SiteSpec] = Field(default_factory=dict)
     limits: Limits = Limits.model_construct()
     objectives: Objectives = Objectives.model_construct()
     session_ttl: Annotated[int, Field(ge=1, le=31_536_000)] = 3600
@@ -404,6 +414,23 @@ class PoolSpec(_Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _sites_share_slots(self) -> "PoolSpec":
+        if self.recovery == "prefer_site" and not self.sites:
+            raise ValueError("recovery: prefer_site needs sites, with their weights")
+        if not self.sites:
+            return self
+        if self.mode == "active_standby":
+            raise ValueError(
+                "sites: in mode active_standby one member has all slots; leave sites out, and give the members of the "
+                "other site a worse priority (a higher number)"
+            )
+        if self.balances_by_load:
+            raise ValueError("sites: they share the slots by number; leave balance out, or say {by: count}")
+        if not any(site.weight for site in self.sites.values()):
+            raise ValueError("sites: at least one site needs a weight above 0")
+        return self
+
     @functools.cached_property
     def slot_rule(self) -> SlotRule | None:
         """Which part of a stored key is hashed; None: every key is hashed as it is."""
@@ -464,7 +491,10 @@ class PoolSpec(_Strict):
 
         Earlier releases refuse a spec with a key that they do not know, so it has a newer key only if that is used.
         """
-        unused = {name for name in NEWER_KEYS if getattr(self, name) == type(self).model_fields[name].default}
+        fields = type(self).model_fields
+        unused = {
+            name for name in NEWER_KEYS if getattr(self, name) == fields[name].get_default(call_default_factory=True)
+        }
         return json.dumps(
             self.model_dump(mode="json", exclude_none=True, exclude=unused), separators=(",", ":")
         ).encode()

@@ -10,6 +10,10 @@ otherwise carry the copies, and after a death the load, of many. In the order in
   the host of another copy (soft).
 * backups between: neither in the zone nor on the host of another copy (soft).
 
+Two keys of the spec restrict the sites before any wish is tried. With ``replication.spread: site`` a copy is on a site
+of its own as soon as the copies that are left are needed for that. With ``sites`` and ``copies: 3`` or more the standby
+is on the active's site, so that a member's death moves nothing to another site.
+
 In active_standby mode the line follows priorities, so only the firm wishes for the last backup count. A zone or host
 that is not known ('') is no domain: nobody is kept away from it. Sites may be '' like any other name.
 
@@ -24,7 +28,9 @@ import msgspec
 from understudy.statesync.pool.separation import Place
 
 Role = Literal["standby", "last", "between"]
+Sites = frozenset[str]
 NOBODY: frozenset[int] = frozenset()
+NOWHERE: Sites = frozenset()
 
 
 class Domain(msgspec.Struct, frozen=True):
@@ -71,8 +77,9 @@ class FailureDomains:
             if place.zone:
                 zones.setdefault(place.site, set()).add(place.zone)
         self._zoned_sites = {site for site, names in zones.items() if len(names) > 1}
-        self._away: dict[str, list[int]] = {}
-        self._sizes: dict[str | None, tuple[int, int]] = {}
+        self._every = frozenset(self.sites)
+        self._away: dict[Sites, list[int]] = {}
+        self._sizes: dict[Sites, tuple[int, int]] = {}
         self._unions: dict[frozenset[Domain], frozenset[int]] = {frozenset(): NOBODY}
 
     def _grouped(self, names: Sequence[tuple[str, ...] | None]) -> list[Domain | None]:
@@ -87,18 +94,29 @@ class FailureDomains:
         }
         return [None if name is None else made[name] for name in names]
 
-    def away_from(self, site: str | None) -> Sequence[int]:
-        """The members on other sites; all members for None."""
-        if site is None:
+    def away_from(self, sites: Sites) -> Sequence[int]:
+        """The members on other sites than these."""
+        if not sites:
             return range(len(self.sites))
-        if site not in self._away:
-            self._away[site] = [member for member, own in enumerate(self.sites) if own != site]
-        return self._away[site]
+        if sites not in self._away:
+            self._away[sites] = [member for member, own in enumerate(self.sites) if own not in sites]
+        return self._away[sites]
 
-    def site_to_avoid(self, order: Sequence[int]) -> str | None:
-        """The active's site, if a member of another site is free to have the last copy; else None."""
-        site = self.sites[order[0]]
-        return None if all(member in order for member in self.away_from(site)) else site
+    def sites_to_avoid(self, order: Sequence[int]) -> Sites:
+        """The active's site, if a member of another site is free to have the last copy; else none."""
+        active = frozenset({self.sites[order[0]]})
+        return NOWHERE if all(member in order for member in self.away_from(active)) else active
+
+    def sites_used(self, order: Sequence[int], copies: int) -> Sites:
+        """The sites of ``order``, if the next of ``copies`` must be on another so that as many as possible have one."""
+        used = frozenset(self.sites[member] for member in order)
+        possible = min(copies, len(self._every))
+        return used if possible - len(used) >= copies - len(order) else NOWHERE
+
+    def other_sites(self, order: Sequence[int]) -> Sites:
+        """All sites but the active's, if a member there is free to have a copy; else none."""
+        others = self._every - {self.sites[order[0]]}
+        return NOWHERE if all(member in order for member in self.away_from(others)) else others
 
     def closeness(self, member: int, active: int) -> int:
         """How close a member is to an active: 2 on its host, 1 in its zone, 0 otherwise."""
@@ -107,20 +125,20 @@ class FailureDomains:
         zoned = self.sites[active] in self._zoned_sites and self._zone[member] is self._zone[active]
         return 1 if zoned and self._zone[member] is not None else 0
 
-    def clear(self, order: Sequence[int], role: Role, *, only_copy: bool = False, site: str | None = None) -> Clear:
+    def clear(self, order: Sequence[int], role: Role, *, only_copy: bool = False, sites: Sites = NOWHERE) -> Clear:
         """The members that may not have the next copy of a slot.
 
         Args:
             order: the members that have the slot, the active first.
             role: which copy it is.
             only_copy: the standby is the only copy (``copies: 2``).
-            site: the copy must not be on this site.
+            sites: the copy must not be on these sites.
         """
-        return _Search(self, order, site).after(self._wishes(order, role, only_copy))
+        return _Search(self, order, sites).after(self._wishes(order, role, only_copy))
 
-    def clear_in_line(self, order: Sequence[int], site: str | None) -> Clear:
+    def clear_in_line(self, order: Sequence[int], sites: Sites) -> Clear:
         """The members that may not have the last copy in active_standby mode; see :meth:`clear`."""
-        return _Search(self, order, site).after(self._away_from_active(order[0]))
+        return _Search(self, order, sites).after(self._away_from_active(order[0]))
 
     def _wishes(self, order: Sequence[int], role: Role, only_copy: bool) -> Iterator[Wish]:
         active = order[0]
@@ -139,17 +157,17 @@ class FailureDomains:
         yield Wish(active, self._zone[active], True)
         yield Wish(active, self._host[active], True)
 
-    def left(self, site: str | None, zones: frozenset[Domain], others: frozenset[int]) -> tuple[int, int]:
-        """How many members are neither on ``site`` nor in ``zones`` nor among ``others``, and their weight."""
-        if site not in self._sizes:
-            away = self.away_from(site)
-            self._sizes[site] = len(away), sum(self._weights[member] for member in away)
-        count, weight = self._sizes[site]
+    def left(self, sites: Sites, zones: frozenset[Domain], others: frozenset[int]) -> tuple[int, int]:
+        """How many members are neither on ``sites`` nor in ``zones`` nor among ``others``, and their weight."""
+        if sites not in self._sizes:
+            away = self.away_from(sites)
+            self._sizes[sites] = len(away), sum(self._weights[member] for member in away)
+        count, weight = self._sizes[sites]
         for zone in zones:
-            if zone.site != site:
+            if zone.site not in sites:
                 count, weight = count - len(zone.members), weight - zone.weight
         for member in others:
-            if self.sites[member] != site and self._zone[member] not in zones:
+            if self.sites[member] not in sites and self._zone[member] not in zones:
                 count, weight = count - 1, weight - self._weights[member]
         return count, weight
 
@@ -167,9 +185,9 @@ class FailureDomains:
 class _Search:
     """The wishes that can be met for one copy of one slot."""
 
-    def __init__(self, domains: FailureDomains, order: Sequence[int], site: str | None) -> None:
+    def __init__(self, domains: FailureDomains, order: Sequence[int], sites: Sites) -> None:
         self._domains = domains
-        self._site = site
+        self._sites = sites
         self._zones: frozenset[Domain] = frozenset()
         self._others = frozenset(order)
 
@@ -189,6 +207,6 @@ class _Search:
             zones = zones | {domain}
         else:
             others = others | domain.members
-        count, weight = self._domains.left(self._site, zones, others)
+        count, weight = self._domains.left(self._sites, zones, others)
         if count and (firm or 2 * weight >= domain.weight):
             self._zones, self._others = zones, others

@@ -15,9 +15,10 @@ from understudy.statesync.pool.rebalance import Approved
 from understudy.statesync.pool.records import MemberState, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.placement.by_plan import ByPlan
+from understudy.xds.placement.by_site import member_targets, site_weights
 from understudy.xds.placement.diff import Move, MoveInputs, Share, explain
-from understudy.xds.placement.domains import Clear, FailureDomains, Role
-from understudy.xds.placement.quotas import choose_actives, quota
+from understudy.xds.placement.domains import NOWHERE, Clear, FailureDomains, Role, Sites
+from understudy.xds.placement.quotas import Quota, choose_actives, quota
 from understudy.xds.placement.spread import EligibleMembers, Row, column_bounds, spread
 
 __all__ = ["Candidate", "Decision", "Move", "decide", "weight_of"]
@@ -52,6 +53,7 @@ def decide(
     current: Mapping[int, str] | None = None,
     approved: Approved | None = None,
     settled: Collection[str] = (),
+    resting: Collection[str] = (),
 ) -> Decision:
     """The next slot table.
 
@@ -69,6 +71,7 @@ def decide(
         approved: the actives by the plan in force. Where they may hold slots, they count more than all else. Members
             that the plan does not know get their even share of the rest, and others keep what they have.
         settled: the members that may take the active's place if their priority is better and the pool prefers that.
+        resting: sites that are back but get no slot yet (see :mod:`understudy.xds.planning.site_recovery`).
     """
     before = tuple(previous.orders[slot] if slot < previous.slots else () for slot in range(spec.slots))
     known = sorted(candidates, key=lambda candidate: candidate.member)
@@ -77,14 +80,19 @@ def decide(
         names = {candidate.member for candidate in known}
         orders = tuple(tuple(member for member in order if member in names) for order in before)
         return Decision(orders, explain(MoveInputs(known, before, orders)))
-    orders = _Assignment(spec, field, before, current or {}, approved, settled).orders()
-    shares = _shares(spec, field) if spec.mode == "load_sharing" else {}
+    orders = _Assignment(spec, field, before, current or {}, approved, settled, resting).orders()
+    shares = _shares(spec, field, resting) if spec.mode == "load_sharing" else {}
     actives, plan = (approved.actives, approved.why) if approved else ((), "")
     return Decision(orders, explain(MoveInputs(known, before, orders, current or {}, shares, actives, plan)))
 
 
-def _shares(spec: PoolSpec, field: Sequence[Candidate]) -> dict[str, Share]:
+def _shares(spec: PoolSpec, field: Sequence[Candidate], resting: Collection[str]) -> dict[str, Share]:
     weights = {candidate.member: weight_of(spec, candidate) for candidate in field}
+    if spec.sites:
+        sites = [candidate.site for candidate in field]
+        own = list(weights.values())
+        targets = member_targets(spec.slots, site_weights(spec, field, own, resting), sites, own, ())
+        return {member: Share(target, target + 1) for member, target in zip(weights, targets, strict=True)}
     total = sum(weights.values())
     return {
         member: Share((2 * spec.slots * weight + total) // (2 * total), quota(spec.slots, weight, total).most)
@@ -115,6 +123,7 @@ class _Assignment:
         current: Mapping[int, str],
         approved: Approved | None = None,
         settled: Collection[str] = (),
+        resting: Collection[str] = (),
     ) -> None:
         self.names = [candidate.member for candidate in field]
         self.slots = spec.slots
@@ -127,31 +136,32 @@ class _Assignment:
         self.holders = [self._holders(slot) for slot in range(self.slots)]
         self.weights = [weight_of(spec, candidate) for candidate in field]
         self.by_plan: ByPlan | None = None
-        if approved is not None and spec.mode == "load_sharing":
+        if approved is not None and spec.mode == "load_sharing" and not spec.sites:
             self.by_plan = ByPlan(approved, number, self.weights)
             self.present = self.by_plan.actives(self.present)
         self.domains = FailureDomains(field, self.weights)
+        self.spread_sites = spec.replication.spread == "site"
+        self.local_standby = bool(spec.sites) and self.copies > 2
+        self.site_weights = site_weights(spec, field, self.weights, resting) if spec.sites else {}
         self.preempting = frozenset(number[member] for member in settled if member in number)
         self.prefers_priority = spec.recovery == "prefer_priority"
         self.rank: list[int] | None = None
         if spec.mode == "active_standby":
             self.rank = self._ranks([priority_of(spec, candidate) for candidate in field])
-        self._eligible: dict[tuple[str | None, frozenset[int]], EligibleMembers] = {}
+        self._eligible: dict[tuple[Sites, frozenset[int]], EligibleMembers] = {}
 
     def orders(self) -> Orders:
         """Fill the roles one after the other."""
-        weights = self._eligible_members(range(len(self.names))).weights
+        weights, quotas = self._shares()
         actives = choose_actives(
-            [weights.get(member, 0) for member in range(len(self.names))]
-            if self.by_plan is None
-            else self.by_plan.weights,
+            weights,
             self.present,
             [[member for member in self.holders[slot] if member != self.present[slot]] for slot in range(self.slots)],
             [
                 bool(order) and order[0] >= 0 and order[0] != self.present[slot]
                 for slot, order in enumerate(self.before)
             ],
-            None if self.by_plan is None else self.by_plan.quotas(self.slots),
+            quotas,
         )
         orders = [[active] for active in actives]
         if self.copies > 1:
@@ -159,6 +169,16 @@ class _Assignment:
         for role in range(self.copies - 1, 1, -1):
             self._add_backups(orders, role)
         return tuple(tuple(self.names[member] for member in (*order[:2], *reversed(order[2:]))) for order in orders)
+
+    def _shares(self) -> tuple[Sequence[int], list[Quota] | None]:
+        """The members' weights, and their quotas if these do not follow from the weights."""
+        if self.by_plan is not None:
+            return self.by_plan.weights, self.by_plan.quotas(self.slots)
+        if self.site_weights:
+            targets = member_targets(self.slots, self.site_weights, self.domains.sites, self.weights, self.present)
+            return targets, [Quota(target, target) for target in targets]
+        weights = self._eligible_members(range(len(self.names))).weights
+        return [weights.get(member, 0) for member in range(len(self.names))], None
 
     def _holders(self, slot: int) -> tuple[int, ...]:
         """The members that may hold slots and have this slot's sessions, in the order of the previous table."""
@@ -257,23 +277,31 @@ class _Assignment:
     def _eligible_for(self, order: Sequence[int], role: int) -> tuple[EligibleMembers, Clear]:
         """The members that may have a slot's next role, and those of them that must not because of where they are."""
         last = role == self.copies - 1 and role > 1
-        site = self.domains.site_to_avoid(order) if last else None
+        sites = self._sites_to_avoid(order, role, last=last)
         if self.rank is None:
             name: Role = "standby" if role == 1 else ("last" if last else "between")
-            clear = self.domains.clear(order, name, only_copy=self.copies == 2, site=site)
-            return self._eligible_members_of(site, frozenset()), clear
+            clear = self.domains.clear(order, name, only_copy=self.copies == 2, sites=sites)
+            return self._eligible_members_of(sites, frozenset()), clear
         taken = frozenset(order)
         if last:
-            found = self.domains.clear_in_line(order, site)
+            found = self.domains.clear_in_line(order, sites)
             taken = found.zones | found.others
-        return self._eligible_members_of(site, taken), Clear(frozenset(), frozenset(order))
+        return self._eligible_members_of(sites, taken), Clear(frozenset(), frozenset(order))
 
-    def _eligible_members_of(self, site: str | None, taken: frozenset[int]) -> EligibleMembers:
-        """The members that are neither on ``site`` nor ``taken``."""
-        if (site, taken) not in self._eligible:
-            allowed = [member for member in self.domains.away_from(site) if member not in taken]
-            self._eligible[site, taken] = self._eligible_members(allowed)
-        return self._eligible[site, taken]
+    def _sites_to_avoid(self, order: Sequence[int], role: int, *, last: bool) -> Sites:
+        """The sites on which a slot's next copy must not be."""
+        if self.spread_sites and (used := self.domains.sites_used(order, self.copies)):
+            return used
+        if last:
+            return self.domains.sites_to_avoid(order)
+        return self.domains.other_sites(order) if role == 1 and self.local_standby else NOWHERE
+
+    def _eligible_members_of(self, sites: Sites, taken: frozenset[int]) -> EligibleMembers:
+        """The members that are neither on ``sites`` nor ``taken``."""
+        if (sites, taken) not in self._eligible:
+            allowed = [member for member in self.domains.away_from(sites) if member not in taken]
+            self._eligible[sites, taken] = self._eligible_members(allowed)
+        return self._eligible[sites, taken]
 
 
 def _restricted(row: Row) -> bool:

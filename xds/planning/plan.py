@@ -1,9 +1,9 @@
 """What the leader writes: the next slot table, if there is a reason for one, and when the first is due. Pure.
 
-A table is written only if its orders, its lost or leaving members or its offline sites differ from those of the table
-in force, or if it asks for a move of a slot whose owner record is newer than the table in force (members ignore an
-older table). So equal input never makes a new generation. The first table of a pool waits a moment for members to
-register: each slot given to the first of them costs a handover later. :mod:`understudy.xds.placement.solver`
+A table is written only if its orders, its lost or leaving members or its offline or resting sites differ from those of
+the table in force, or if it asks for a move of a slot whose owner record is newer than the table in force (members
+ignore an older table). So equal input never makes a new generation. The first table of a pool waits a moment for
+members to register: each slot given to the first of them costs a handover later. :mod:`understudy.xds.placement.solver`
 distributes the slots.
 """
 
@@ -21,6 +21,7 @@ from understudy.telemetry.tracing.names import KIND_HANDOVER
 from understudy.xds.membership.cluster_state import ClusterState, candidates, forgettable, lost_entries
 from understudy.xds.membership.member_health import MemberBoot
 from understudy.xds.placement.solver import Candidate, Move, decide
+from understudy.xds.planning.site_recovery import resting_sites
 
 NO_TABLE = Table()
 
@@ -53,27 +54,45 @@ def next_plan(
     field = candidates(cluster)
     orders = previous.orders
     moves: tuple[Move, ...] = ()
+    resting = _resting(cluster, field, settled)
     if any(candidate.state.may_hold_slots for candidate in field):
         found = replace(previous, orders=cluster.orders_as_found())
         current = _current_actives(cluster)
-        decision = decide(cluster.spec, field, found, current=current, approved=cluster.approved, settled=settled)
+        decision = decide(
+            cluster.spec,
+            field,
+            found,
+            current=current,
+            approved=cluster.approved,
+            settled=settled,
+            resting=resting,
+        )
         orders = _with_held_slots(cluster, decision.orders, found.orders, held)
         moves = tuple(move for move in decision.moves if move.slot not in held)
     asks_again = any(
         orders[slot][:1] != (cluster.serving_owner(slot),) for slot in _served_since_table(cluster, orders)
     )
     offline = tuple(sorted(cluster.offline))
-    known = (previous.orders, _boots(previous.lost), previous.offline, previous.leaving)
-    if (orders, _boots(entries), offline, cluster.leaving) == known and not asks_again:
+    known = (previous.orders, _boots(previous.lost), previous.offline, previous.leaving, previous.resting)
+    if (orders, _boots(entries), offline, cluster.leaving, resting) == known and not asks_again:
         return None
     for member in forgettable(cluster, entries):
         del entries[member]
     generation = previous.generation + 1
     newly_lost = tuple(m for m, e in sorted(entries.items()) if _boots(previous.lost).get(m) != e.boot)
     traceparent, cause = _planned_moves(cluster, previous, orders, generation)
-    table = Table(generation, orders, entries, traceparent, cause, offline, cluster.leaving)
+    table = Table(generation, orders, entries, traceparent, cause, offline, cluster.leaving, resting)
     plan = cluster.approved.why if cluster.approved else ""
     return TablePlan(table, moves, newly_lost, plan if any(move.reason == plan for move in moves) else "")
+
+
+def _resting(cluster: ClusterState, field: Collection[Candidate], settled: Collection[str]) -> Mapping[str, int]:
+    """The sites that get no slots although they may be back."""
+    if not cluster.spec.sites:
+        return {}
+    before = cluster.table.resting if cluster.table else {}
+    first = cluster.table is None
+    return resting_sites(cluster.spec, field, before, offline=cluster.offline, settled=settled, first=first)
 
 
 def _with_held_slots(

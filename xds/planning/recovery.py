@@ -1,7 +1,8 @@
-"""Who may take the place of the active by priority (``recovery: prefer_priority``), and since when it was stable. Pure.
+"""Who may have slots again (``recovery: prefer_priority`` or ``prefer_site``), and since when it was stable. Pure.
 
 A member of a better priority than the active's pre-empts by handover when it was fit without interruption for
-``stable_for``, its beats arrive here, and it holds all copies that the table assigns to it. What one process has
+``stable_for``, its beats arrive here, and it holds all copies that the table assigns to it. A site that is back gets
+its slots when this is so of all its members (:mod:`understudy.xds.planning.site_recovery`). What one process has
 reached it keeps until it is unfit: a table that moves slots to it is not undone because new copies are on their way. A
 new leader knows nothing of what was before, so it begins the wait anew.
 
@@ -46,8 +47,12 @@ class Recovery:
     def waiting(self, cluster: ClusterState) -> dict[str, int]:
         """The members that may pre-empt later, by when they have been stable for long enough (ns); else empty.
 
-        Those are the fit members of a better priority than the active's, in a pool that prefers priority.
+        Those are the fit members of a better priority than the active's in a pool that prefers priority, and those of
+        resting sites in a pool that prefers sites.
         """
+        if cluster.spec.recovery == "prefer_site":
+            resting = cluster.table.resting if cluster.table else {}
+            return self._not_settled(cluster, {name for name in cluster.members if cluster.site(name) in resting})
         if cluster.spec.recovery != "prefer_priority":
             return {}
         active = {owner for slot in cluster.owners if (owner := cluster.serving_owner(slot)) is not None}
@@ -55,11 +60,15 @@ class Recovery:
             return {}
         priorities = {one.member: priority_of(cluster.spec, one) for one in candidates(cluster)}
         best = min(priorities[name] for name in active)
+        return self._not_settled(cluster, {name for name, priority in priorities.items() if priority < best})
+
+    def _not_settled(self, cluster: ClusterState, names: Collection[str]) -> dict[str, int]:
+        """Those of ``names`` that are fit and not settled, by when they have been stable for long enough (ns)."""
         wait = round(cluster.spec.stable_for * SECOND)
         return {
             name: at + wait
             for (name, boot), at in self.since.items()
-            if (name, boot) not in self.settled and priorities[name] < best
+            if name in names and (name, boot) not in self.settled
         }
 
     def seconds_until_due(self, cluster: ClusterState, now: int) -> float | None:

@@ -10,7 +10,7 @@ from understudy.deploy.inspect.sites import lagging_slots, sites_table, sites_vi
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Intent, Member, MemberState, Owner, Process, SyncRecord, Table
-from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec import PoolSpec, SiteSpec
 from understudy.statesync.pool.state import At, PoolState
 
 SITES = {"cart-1": "east", "cart-2": "west", "cart-3": "east", "cart-4": "west"}
@@ -130,3 +130,18 @@ def test_the_table_says_what_a_loss_costs_and_each_problem_with_its_remedy(capsy
     assert "1 slots go on from memory elsewhere" in said
     assert "1 slots may lose replicas writes of the last 1000 ms, of at most 3 sessions; no sync write is lost" in said
     assert "! site west is offline for 2 h 5 min: understudy site online west" in said
+
+
+@pytest.mark.parametrize(
+    ("recovery", "remedy"), [("keep_current", "site offline east --for 2m"), ("prefer_site", "stable for 30 s")]
+)
+def test_a_site_that_is_back_without_slots_is_told_with_what_ends_that(recovery: Any, remedy: str) -> None:
+    state = pool([ORDER])
+    sites = {"east": SiteSpec(weight=0), "west": SiteSpec(weight=100)}
+    state.spec = At(PoolSpec(pool="cart", slots=1, recovery=recovery, sites=sites), 1)
+    state.table = At(Table(1, (ORDER,), resting={"west": 100}), 2)
+
+    (told,) = view_of(state)["degraded"]
+
+    assert told["what"] == "site west is back, and has no slots after it was lost"
+    assert remedy in told["remedy"]

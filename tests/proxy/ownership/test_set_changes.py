@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 import pytest_asyncio
@@ -71,9 +71,9 @@ class Changing(Hand):
         self.ask_for("replicas")
         self.order("a", "b")
 
-    def ask_for(self, durability: str) -> None:
+    def ask_for(self, durability: str, *, spread: Literal["site"] | None = None) -> None:
         """Write the spec."""
-        replication = Replication(patience_ms=int(PATIENCE * 1000), checkpoint_ms=60_000)
+        replication = Replication(patience_ms=int(PATIENCE * 1000), checkpoint_ms=60_000, spread=spread)
         spec = PoolSpec(pool=self.keys.pool, slots=SLOTS, durability=cast("Any", durability), replication=replication)
         self.pool.state.spec = At(spec, self._next_revision(self.pool.state.spec))
 
@@ -86,10 +86,10 @@ class Changing(Hand):
     def _next_revision(at: At[Any] | None) -> int:
         return at.revision + 1 if at is not None else 1
 
-    async def register(self, *processes: Process, stall: float = 0.0) -> None:
+    async def register(self, *processes: Process, stall: float = 0.0, site: str = "") -> None:
         """Have members registered, here and in etcd."""
         for member, boot in processes:
-            record = Member(member, boot, "127.0.0.1:1", "127.0.0.1:2", MemberState.UP, stall=stall)
+            record = Member(member, boot, "127.0.0.1:1", "127.0.0.1:2", MemberState.UP, site, stall=stall)
             revision = await self.client.put(self.keys.member(member), record.encode())
             self.pool.state.members[member] = At(record, revision)
 
@@ -490,6 +490,32 @@ async def test_memory_is_announced_and_taken_back_with_the_spec(hand: Changing) 
     await until(lambda: hand.stream.saved == write.version, 20, "it is saved")
     await hand.step()
     assert (await hand.record()).sync_set() == SyncSet(frozenset({A, B}))
+
+
+async def test_with_spread_only_what_two_sites_have_is_acknowledged_from_memory(hand: Changing) -> None:
+    hand.ask_for("replicas", spread="site")
+    hand.order("a", "b", "c")
+    await hand.register(A, B, site="east")
+    await hand.register(C, site="west")
+    await hand.begin(SyncSet(frozenset({A, B})))
+    hand.caught_up(B)
+    await hand.step()
+    assert not (await hand.record()).memory
+    hand.caught_up(C)
+    await hand.step()
+    assert (await hand.record()).sync_set() == THREE
+
+    hand.connections.refusing.add(C)
+    hand.write("k")
+    hand.confirm()
+    await hand.step()
+    assert await hand.members() == {A, B}
+    await hand.step()
+    committing(hand)
+    await until(lambda: hand.stream.saved == hand.stream.last, 20, "what was acknowledged from memory is saved")
+    await hand.step()
+    assert (await hand.record()).sync_set() == SyncSet(frozenset({A, B}))
+    assert hand.write("k", "w").got != "replicas"
 
 
 async def test_memory_is_taken_back_while_writes_go_on(hand: Changing) -> None:

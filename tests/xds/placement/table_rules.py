@@ -47,8 +47,13 @@ def allowed(spec, members, weights, chosen, role, copies):
     active = members[chosen[0]]
     zones = {m.zone for m in members.values() if m.site == active.site and m.zone}
     last = role == copies - 1 and role > 1
-    if last:
+    used, sites = {members[name].site for name in chosen}, {m.site for m in members.values()}
+    if spec.replication.spread == "site" and min(copies, len(sites)) - len(used) >= copies - len(chosen):
+        free = {name for name in free if members[name].site not in used}
+    elif last:
         free = {name for name in free if members[name].site != active.site} or free
+    elif role == 1 and spec.sites and copies > 2:
+        free = {name for name in free if members[name].site == active.site} or free
     if spec.mode == "active_standby":
         wishes = [("zone", active, True), ("host", active, True)] if last else []
     elif role == 1:
