@@ -14,6 +14,7 @@ from understudy.statesync.pool.spec import Balance, CheckSpec, Mesh, PoolSpec
 from understudy.statesync.pool.spec_front import Front
 from understudy.statesync.pool.spec_reader import parse_spec
 from understudy.statesync.pool.spec_tcp import Tcp
+from understudy.statesync.pool.spec_versions import Versions
 
 PAGE = (ROOT / "docs/reference.md").read_text()
 SHOWN = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0]
@@ -25,6 +26,7 @@ TOLD_OTHERWISE = (
     "checks.*",
     "members.*",
     "front.*",
+    "versions.*",
     "balance.over",
     "limits.concurrent_requests",
     "replication.spread",
@@ -39,6 +41,7 @@ def test_the_spec_on_the_page_has_every_key_that_a_spec_may_have() -> None:
     everything = PoolSpec(pool="cart").model_dump()
     everything |= {"tcp": Tcp().model_dump(), "mesh": Mesh(host="a.b").model_dump()}
     everything |= {"front": Front(port=80).model_dump(), "balance": Balance().model_dump()}
+    everything |= {"versions": Versions(new_sessions="v2").model_dump()}
     assert keys_of(shown) - {"members.cart-1", "sites.east"} == keys_of(everything)
     assert {key for check in shown["checks"] for key in check} == CheckSpec.model_fields.keys()
 
@@ -62,6 +65,7 @@ def test_every_value_on_the_page_is_the_default_where_there_is_one() -> None:
         "durability_rules",
         "priority_rules",
         "front",
+        "versions",
     ):
         del shown[example]
     del shown["objectives"]["rpo_async_writes"]

@@ -7,7 +7,14 @@ import click
 
 from understudy.deploy.common.layout import STATE_DIRECTORY
 from understudy.deploy.common.logs import LogOptions
-from understudy.deploy.common.options import address, app_health_option, examples, require_name, shown_option
+from understudy.deploy.common.options import (
+    address,
+    app_health_option,
+    examples,
+    require_label_value,
+    require_name,
+    shown_option,
+)
 
 
 def domain_names(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -15,6 +22,14 @@ def domain_names(_: click.Context, parameter: click.Parameter, value: str | None
     names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
     for name in names:
         require_name(parameter.opts[0], name)
+    return names
+
+
+def versions_in_turn(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Option callback: versions of the application, separated by commas."""
+    names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
+    for name in names:
+        require_label_value(parameter.opts[0], name, "version")
     return names
 
 
@@ -94,6 +109,12 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
     metavar="NAME,...",
     help="Say that the members of each zone run on these hosts in turn. Default: none.",
 )
+@click.option(
+    "--app-versions",
+    callback=versions_in_turn,
+    metavar="NAME,...",
+    help="Say that the members run these versions of the application in turn. Default: none.",
+)
 @shown_option("--pool", envvar="UNDERSTUDY_POOL", default="cart", help="Name of the pool.")
 @click.option(
     "-f",
@@ -125,6 +146,7 @@ def up(
     sites: tuple[str, ...],
     zones: tuple[str, ...],
     hosts: tuple[str, ...],
+    app_versions: tuple[str, ...],
     pool: str,
     files: tuple[Path, ...],
     directory: Path,
@@ -158,5 +180,6 @@ def up(
         log_level=logs.level,
         zones=zones,
         hosts=hosts,
+        app_versions=app_versions,
     )
     raise SystemExit(asyncio.run(run_up(settings)))

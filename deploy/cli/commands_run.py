@@ -5,7 +5,6 @@ They turn options into settings. A process that cannot start prints the reason i
 
 import asyncio
 import ipaddress
-import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.logs import LogOptions, start_logging
 from understudy.deploy.common.options import (
     PRIVATE_FILE,
@@ -27,6 +25,7 @@ from understudy.deploy.common.options import (
     examples,
     file_mode,
     pool_option,
+    require_label_value,
     require_name,
     shown_option,
     tls_options,
@@ -45,11 +44,13 @@ DEFAULT_LISTEN = "127.0.0.1:8080"
 
 def zone_name(_: click.Context, parameter: click.Parameter, value: str) -> str:
     """Option callback: the name of a zone, which may be the value of a label in Kubernetes."""
-    if value and not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", value):
-        raise DeployError(
-            f"{parameter.opts[0]} {value!r}: a zone has 1 to 63 letters, digits and . _ -, and starts and ends with a "
-            "letter or digit"
-        )
+    require_label_value(parameter.opts[0], value, "zone")
+    return value
+
+
+def version_name(_: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Option callback: a version of the application, which may be the value of a label in Kubernetes."""
+    require_label_value(parameter.opts[0], value, "version")
     return value
 
 
@@ -311,6 +312,12 @@ def _pools(context: click.Context, pools: tuple[str, ...], *, all_pools: bool) -
     default=1,
     help="Rank in mode active_standby; the lowest number becomes active first.",
 )
+@click.option(
+    "--app-version",
+    default="",
+    callback=version_name,
+    help="Version of the application, for pools with 'versions' in their spec. Default: none.",
+)
 @shown_option(
     "--drain-seconds",
     type=click.FloatRange(0, 600),
@@ -366,6 +373,7 @@ def sidecar(
     zone: str,
     weight: int,
     priority: int,
+    app_version: str,
     drain_seconds: float,
     session_token_file: Path | None,
     session_socket_mode: int,
@@ -407,6 +415,7 @@ def sidecar(
         zone=zone,
         weight=weight,
         priority=priority,
+        app_version=app_version,
         drain_seconds=drain_seconds,
         etcd=etcd.settings(None),
         tls=tls,

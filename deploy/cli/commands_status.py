@@ -127,6 +127,7 @@ async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOp
     from understudy.deploy.inspect.member_views import forecast_warnings, heard_by
     from understudy.deploy.inspect.missing_members import missing_warnings
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
+    from understudy.deploy.inspect.versions import version_warnings
     from understudy.deploy.inspect.views import status_view
     from understudy.deploy.inspect.waiting import waiting_warning
     from understudy.statesync.etcd.client import Unavailable
@@ -157,6 +158,7 @@ async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOp
             *waiting_warning(state),
             *blocked_drains(state, time.time()),
             *forecast_warnings(state),
+            *version_warnings(state),
             *missing_warnings(statuses),
             *busy_warnings(statuses),
             *balance_warnings(statuses),

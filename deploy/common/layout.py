@@ -45,7 +45,8 @@ class FrontAddresses:
 class MemberAddresses:
     """A member: application, session API, Redis port, peer API and health port (all ``host:port``).
 
-    And its failure domains. '' stands for no site, zone or host, and for no Redis port.
+    And its failure domains, and the version of its application. '' stands for no site, zone, host or version, and for
+    no Redis port.
     """
 
     name: str
@@ -57,6 +58,7 @@ class MemberAddresses:
     redis: str = ""
     zone: str = ""
     host: str = ""
+    app_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ An address comes from the option, else from the environment, else from the state
 import functools
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -247,6 +248,15 @@ def require_name(option: str, name: str) -> None:
         raise DeployError(
             f"{option} {name!r}: a name has 1 to 63 of a-z 0-9 . - and starts and ends with a letter or digit"
         ) from None
+
+
+def require_label_value(option: str, value: str, what: str) -> None:
+    """Raise :class:`DeployError` unless ``value`` is '' or can be the value of a label in Kubernetes."""
+    if value and not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", value):
+        raise DeployError(
+            f"{option} {value!r}: a {what} has 1 to 63 letters, digits and . _ -, and starts and ends with a letter or "
+            "digit"
+        )
 
 
 def examples(*lines: str) -> str:

@@ -37,6 +37,7 @@ class SidecarOptions:
     node: str = ""
     weight: str = ""
     priority: str = ""
+    app_version: str = ""
     drain_seconds: str = ""
     checks: str = ""
     session_keys: str = ""
@@ -67,6 +68,7 @@ def sidecar_arguments(place: SidecarOptions) -> tuple[str, ...]:
         "--node": place.node,
         "--weight": place.weight,
         "--priority": place.priority,
+        "--app-version": place.app_version,
         "--drain-seconds": place.drain_seconds,
         "--checks": place.checks,
         "--session-keys": place.session_keys,

@@ -97,6 +97,7 @@ def _member_view(name: str, state: PoolState, roles: Counter[str], heard: Member
         "peer": member.peer if member else "",
         "weight": member.weight if member else None,
         "version": member.version if member else "",
+        "app_version": member.app_version if member else "",
         "node": member.node if member else "",
     }
 

@@ -67,7 +67,8 @@ class LocalSettings:
     ``more``: the specs of further pools, each with as many members; one front Envoy serves all of them, at the host of
     ``listen``. ``app_timeout`` is the number of seconds for ``app`` to become ready after all other processes; the
     examples have more. ``otlp_http``: control servers also receive OTLP over HTTP. ``sites``: members are assigned to
-    them in turn, those of a site to ``zones`` in turn, and those of a zone to ``hosts`` in turn.
+    them in turn, those of a site to ``zones`` in turn, and those of a zone to ``hosts`` in turn. ``app_versions``:
+    members name these versions of the application in turn.
     """
 
     directory: Path
@@ -84,6 +85,7 @@ class LocalSettings:
     sites: tuple[str, ...] = ()
     zones: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    app_versions: tuple[str, ...] = ()
     log_level: str = "info"
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
@@ -161,9 +163,14 @@ def _members(settings: LocalSettings, pool: str, ports: PortPicker) -> tuple[Mem
             health=ports.pick(),
             redis=ports.pick(),
             **_domains(settings, number - 1),
+            app_version=_in_turn(settings.app_versions, number - 1),
         )
         for number in range(1, settings.members + 1)
     )
+
+
+def _in_turn(names: tuple[str, ...], number: int) -> str:
+    return names[number % len(names)] if names else ""
 
 
 def _domains(settings: LocalSettings, number: int) -> dict[str, str]:
@@ -303,6 +310,7 @@ def member_place(settings: LocalSettings, layout: Layout, place: MemberAddresses
         site=place.site,
         zone=place.zone,
         node=place.host,
+        app_version=place.app_version,
         log_level=settings.log_level,
     )
 

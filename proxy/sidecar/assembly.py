@@ -524,4 +524,5 @@ def _record(settings: SidecarSettings, boot: str) -> Member:
         version=service_version(),
         node=settings.node,
         zone=settings.zone,
+        app_version=settings.app_version,
     )

@@ -24,8 +24,9 @@ class SidecarSettings:
     ``allow_command_checks``: the pool's spec may run commands here. ``checks`` are further checks of this member alone.
     ``metrics`` is a port for Prometheus without certificates (``host:port``), '' for none. ``node`` is the name of the
     host, and ``zone`` that of its zone within ``site``. ``app_cgroup`` is the directory of the application's cgroup
-    (v2), whose CPU and memory count as this member's. ``scrub_interval`` is the shortest time in seconds between two
-    slots compared with etcd. ``app_memory_limit`` is a limit in bytes for the application's resident memory, 0 for that
+    (v2), whose CPU and memory count as this member's. ``app_version`` is the version of the application, for
+    pools that run several. ``scrub_interval`` is the shortest time in seconds between two slots compared with etcd.
+    ``app_memory_limit`` is a limit in bytes for the application's resident memory, 0 for that
     of its control group. ``watched_disks`` are paths whose file systems must not fill.
     ``tls`` is for the peer API, on both sides, and for the control servers' gRPC ports; without it all are plain text.
     ``trust_domain`` is that of the SPIFFE ids in the others' certificates.
@@ -53,6 +54,7 @@ class SidecarSettings:
     zone: str = ""
     weight: int = 10
     priority: int = 1
+    app_version: str = ""
     drain_seconds: float = 10.0
     scrub_interval: float = INTERVAL
     app_memory_limit: int = 0

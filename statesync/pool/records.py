@@ -99,7 +99,8 @@ class Member(Record):
     probes of the member wait that much longer. ``life`` is how many takeovers this process has survived. ``clock`` says
     what is wrong with its wall clock. ``forecast`` says what the member is going to run out of, and ``forecast_level``
     how sure and how soon that is; both are '' if nothing is expected.
-    ``forecast_end`` is when that will be (wall time in seconds; 0: not known).
+    ``forecast_end`` is when that will be (wall time in seconds; 0: not known). ``version`` is that of the sidecar,
+    ``app_version`` that of the application, if the sidecar was told ('' if not).
     """
 
     member: str
@@ -122,6 +123,7 @@ class Member(Record):
     forecast_level: str = ""
     forecast_end: float = 0.0
     zone: str = ""
+    app_version: str = ""
 
     @property
     def expected(self) -> ForecastLevel:

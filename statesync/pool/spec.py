@@ -23,6 +23,7 @@ from understudy.statesync.pool.slots import (
 )
 from understudy.statesync.pool.spec_front import Front, FrontUse
 from understudy.statesync.pool.spec_tcp import MAX_TCP_SLOTS, Tcp, with_tcp_defaults
+from understudy.statesync.pool.spec_versions import Versions
 from understudy.telemetry.timing.duration import parse_duration
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
@@ -340,6 +341,7 @@ class PoolSpec(_Strict):
     mesh: Mesh | None = None
     front: Front | None = None
     balance: Balance | None = None
+    versions: Versions | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -396,6 +398,16 @@ class PoolSpec(_Strict):
     def _shares_what_it_balances(self) -> "PoolSpec":
         if self.mode == "active_standby" and self.balances_by_load:
             raise ValueError("balance: in mode active_standby one member has all slots; leave balance out")
+        return self
+
+    @model_validator(mode="after")
+    def _versions_have_cookies(self) -> "PoolSpec":
+        if self.versions is None:
+            return self
+        if self.tcp is not None or self.protocol == "tcp":
+            raise ValueError("versions: front Envoys see no cookies of a tcp pool; leave versions out")
+        if self.mesh is not None:
+            raise ValueError("versions: the proxies of a mesh do not follow versions yet; leave versions or mesh out")
         return self
 
     @model_validator(mode="after")

@@ -95,6 +95,7 @@ _TCP: Schema = {
         "slots": {"maximum": MAX_TCP_SLOTS},
         "session_key": {"maxItems": 1, "items": _has("source_address", _TRUE)},
         "mesh": _NOTHING,
+        "versions": _NOTHING,
         "front": {
             "properties": {
                 "hosts": {"items": {"const": ANY_HOST}},
@@ -112,5 +113,7 @@ _NOT_TCP: Schema = {
     "properties": {
         "tcp": _NOTHING,
         "session_key": {"items": {"not": _has("source_address", _TRUE)}},
-    }
+    },
+    "if": _has("versions", {"type": "object"}),
+    "then": {"properties": {"mesh": _NOTHING}},
 }

@@ -25,7 +25,9 @@ class KeySource:
     """Requests that have their session key in the same place, or have none.
 
     ``name`` is that of their routes; ``headers`` and ``cookies`` are what they match; ``policies`` hash them, and
-    without any they go to any member. ``sets``: the cookie that Envoy sets in the answers.
+    without any they go to any member. ``sets``: the cookie that Envoy sets in the answers. ``version``: the version of
+    the application that answers; '' for any. ``marks``: the whole cookie that tells the client this version, if it is
+    to be told. ``refused``: Envoy refuses them itself, since no member can serve their version.
     """
 
     name: str
@@ -33,6 +35,9 @@ class KeySource:
     cookies: tuple[CookieMatcher, ...] = ()
     policies: tuple[RouteActionHashPolicy, ...] = ()
     sets: str = ""
+    version: str = ""
+    marks: str = ""
+    refused: bool = False
 
 
 def key_sources(session_key: Sequence[SessionKey]) -> list[KeySource]:

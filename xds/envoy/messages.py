@@ -101,6 +101,7 @@ with _without_pydantic():
     )
     from envoy_data_plane.envoy.config.route.v3 import (
         CookieMatcher,
+        DirectResponseAction,
         HeaderMatcher,
         HedgePolicy,
         RateLimit,

@@ -6,9 +6,9 @@ or one order is encoded once and remembered. Leaves the decision who serves what
 :mod:`understudy.xds.server.ads`, and the matching of requests to :mod:`understudy.xds.envoy.routes`.
 
 Names: ``<pool>/member/<member>``, ``<pool>/order/<active>+<standby>+...`` (``+`` cannot occur in a member's
-name, ``-`` can), ``<pool>/any``, ``<pool>/routes``, ``<pool>/front<path>``; the listener is in
-:mod:`understudy.xds.envoy.listener`. A TCP pool has no routes and no orders but ``<pool>/slot/<slot>``, for a reason
-that :mod:`understudy.xds.envoy.tcp_listener` tells; its listener is there.
+name, ``-`` can), ``<pool>/any``, ``<pool>/version/<version>``, ``<pool>/routes``, ``<pool>/front<path>``; the
+listener is in :mod:`understudy.xds.envoy.listener`. A TCP pool has no routes and no orders but ``<pool>/slot/<slot>``,
+for a reason that :mod:`understudy.xds.envoy.tcp_listener` tells; its listener is there.
 """
 
 import functools
@@ -63,8 +63,9 @@ from understudy.xds.envoy.messages import (
     Value,
     VirtualHost,
 )
-from understudy.xds.envoy.routes import route_configuration, routes_below, terms_of
+from understudy.xds.envoy.routes import Targets, route_configuration, routes_below, terms_of
 from understudy.xds.envoy.routing_view import Endpoint, RoutingView
+from understudy.xds.envoy.version_routes import marks_of, order_for
 from understudy.xds.server.wire import delimited
 
 CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
@@ -134,6 +135,8 @@ def build(view: RoutingView) -> dict[str, dict[str, bytes]]:
         wanted = {slot_name(pool, slot): order for slot, order in enumerate(orders)}
     else:
         wanted = {order_name(pool, order): order for order in orders if order}
+    terms, versions = terms_of(view), _orders_by_version(view)
+    wanted |= {order_name(pool, order): order for in_slots in versions.values() for order in in_slots}
     clusters |= {name: _in_turn(pool, name, order, upstream) for name, order in sorted(wanted.items())}
     clusters[everybody] = _any_cluster(pool, upstream)
     endpoints = {
@@ -141,20 +144,43 @@ def build(view: RoutingView) -> dict[str, dict[str, bytes]]:
         for member, endpoint in sorted(view.members.items())
     }
     endpoints[everybody] = _assignment(everybody, tuple(endpoint for _, endpoint in sorted(view.members.items())))
+    for version in versions:
+        name = version_name(pool, version)
+        clusters[name] = bytes(_eds_cluster(name, ClusterLbPolicy.LEAST_REQUEST, upstream))
+        endpoints[name] = _assignment(name, _running(view, version))
     if spec.tcp:
         return {CLUSTER: clusters, ENDPOINTS: endpoints, ROUTES: {}}
-    terms, to_slots = terms_of(view), [order_name(pool, order) if order else everybody for order in orders]
-    routes = route_configuration(
-        name=routes_name(pool), pool=pool, terms=terms, slot_clusters=to_slots, any_cluster=everybody
+    targets = Targets(
+        [order_name(pool, order) if order else everybody for order in orders],
+        everybody,
+        {
+            version: Targets([order_name(pool, order) for order in in_slots], version_name(pool, version))
+            for version, in_slots in versions.items()
+        },
     )
+    routes = route_configuration(name=routes_name(pool), pool=pool, terms=terms, targets=targets)
     made = {CLUSTER: clusters, ENDPOINTS: endpoints, ROUTES: {routes_name(pool): routes}}
     if view.front is not None:
         made[VIRTUAL_HOST] = {
             part_name(pool, path): bytes(VirtualHost(name=part_name(pool, path)))
-            + routes_below(pool=pool, path=path, terms=terms, slot_clusters=to_slots, any_cluster=everybody)
+            + routes_below(pool=pool, path=path, terms=terms, targets=targets)
             for path in view.front.paths
         }
     return made
+
+
+def _orders_by_version(view: RoutingView) -> dict[str, list[tuple[str, ...]]]:
+    """For each version that some member can serve the order of each slot; empty in a pool without ``versions``."""
+    marks = marks_of(view)
+    if marks is None:
+        return {}
+    return {version: [order_for(view, version, slot) for slot in range(view.spec.slots)] for version in marks.serving}
+
+
+def _running(view: RoutingView, version: str) -> tuple[Endpoint, ...]:
+    """The endpoints of the members that run a version of the application."""
+    of = view.versions.of if view.versions else {}
+    return tuple(endpoint for name, endpoint in sorted(view.members.items()) if of.get(name) == version)
 
 
 def member_name(pool: str, member: str) -> str:
@@ -175,6 +201,11 @@ def slot_name(pool: str, slot: int) -> str:
 def any_name(pool: str) -> str:
     """Name of the cluster of all members, for requests without a session key."""
     return f"{pool}/any"
+
+
+def version_name(pool: str, version: str) -> str:
+    """Name of the cluster of the members that run a version of the application, for new sessions."""
+    return f"{pool}/version/{version}"
 
 
 def part_name(pool: str, path: str) -> str:

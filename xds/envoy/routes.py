@@ -13,7 +13,7 @@ parts of a protobuf message, put one after another, are the encoding of the whol
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from understudy.statesync.http.headers import APPLICATION_HEADERS
@@ -24,6 +24,8 @@ from understudy.telemetry.tracing.names import KEYED_ROUTES, KEYLESS_ROUTES
 from understudy.xds.envoy.key_sources import KeySource, key_sources
 from understudy.xds.envoy.messages import (
     Any,
+    DataSource,
+    DirectResponseAction,
     HeaderMatcher,
     HeaderValue,
     HeaderValueOption,
@@ -52,6 +54,7 @@ from understudy.xds.envoy.messages import (
 )
 from understudy.xds.envoy.request_limit import counted_for, limit_of, limits_of_several
 from understudy.xds.envoy.routing_view import RoutingView
+from understudy.xds.envoy.version_routes import Marks, by_version, marks_of
 from understudy.xds.server.wire import delimited
 
 REQUEST_STAMP = "%START_TIME(%s.%3f)%;%UNIQUE_ID%"
@@ -70,6 +73,9 @@ ORDER_HEADER = "x-understudy-order"
 
 POOL_METADATA, POOL_KEY = "understudy", "pool"
 """Namespace and key of a route's metadata that name its pool, in tables of several pools."""
+
+VERSION_GONE = "the version of this session has no member that can serve it\n"
+"""What Envoy answers, with 503, to a request of a version that is gone (``versions.when_gone: refuse``)."""
 
 _NOTHING_DONE = "connect-failure,refused-stream,reset-before-request,retriable-headers"
 _PERHAPS_DONE = f"{_NOTHING_DONE},reset"
@@ -108,7 +114,7 @@ class Terms:
 
     ``session_key``: where requests carry the session key; the first that is present counts. ``grpc``: whether members
     speak HTTP/2, without which there is no gRPC to route. ``per_second``: the requests a second that each front Envoy
-    admits; None for all.
+    admits; None for all. ``marks``: how the versions of sessions are told, if that decides who answers.
     """
 
     session_key: tuple[SessionKey, ...]
@@ -116,6 +122,20 @@ class Terms:
     retries: Retries
     grpc: bool
     per_second: int | None = None
+    marks: Marks | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The clusters that the routes of a pool lead to.
+
+    ``slots``: for each slot the cluster that serves it. ``everybody``: where requests without a session key go.
+    ``by_version``: the same for members of one version of the application.
+    """
+
+    slots: Sequence[str]
+    everybody: str
+    by_version: "Mapping[str, Targets]" = field(default_factory=dict)
 
 
 def terms_of(view: RoutingView) -> Terms:
@@ -133,10 +153,10 @@ def terms_of(view: RoutingView) -> Terms:
         wait += spec.liveness.load_cap_ms if view.late else 0
         retries = retries.model_copy(update={"hedge_ms": wait})
     grpc, per_second = spec.protocol != "http1", spec.limits.requests_per_second
-    return Terms(spec.session_key, spec.timeouts, retries, grpc=grpc, per_second=per_second)
+    return Terms(spec.session_key, spec.timeouts, retries, grpc=grpc, per_second=per_second, marks=marks_of(view))
 
 
-def route_configuration(*, name: str, pool: str, terms: Terms, slot_clusters: Sequence[str], any_cluster: str) -> bytes:
+def route_configuration(*, name: str, pool: str, terms: Terms, targets: Targets) -> bytes:
     """The encoded ``RouteConfiguration`` of a pool.
 
     Routes are tried in order: for each cookie with a pattern the requests that it matches, then requests without a
@@ -148,24 +168,29 @@ def route_configuration(*, name: str, pool: str, terms: Terms, slot_clusters: Se
         name: of the route configuration.
         pool: its name, under which Envoy counts refused requests.
         terms: what the spec says.
-        slot_clusters: for each slot the cluster that serves it.
-        any_cluster: where requests without a session key go.
+        targets: the clusters.
     """
-    slots = _weighted(map(_slot_entry, slot_clusters), hashed=True)
-    routes = _routes(_frames(terms, by_priority=True), _to(any_cluster), slots)
+    routes = _routes_to(_frames(terms, by_priority=True), targets)
     host = VirtualHost(name=name, domains=["*"])
     if terms.per_second is not None:
         host.typed_per_filter_config = limit_of(pool, terms.per_second)
     return route_table(name, [virtual_host(host, routes)])
 
 
-def routes_below(*, pool: str, path: str, terms: Terms, slot_clusters: Sequence[str], any_cluster: str) -> bytes:
+def routes_below(*, pool: str, path: str, terms: Terms, targets: Targets) -> bytes:
     """The encoded routes of a pool for requests below ``path``, for a :func:`virtual_host` of several pools.
 
     They are the ``routes`` of a ``VirtualHost``, and the only field of it.
     """
-    slots = _weighted(map(_slot_entry, slot_clusters), hashed=True)
-    return _routes(_frames(terms, by_priority=True, place=Place(pool, path)), _to(any_cluster), slots)
+    return _routes_to(_frames(terms, by_priority=True, place=Place(pool, path)), targets)
+
+
+def _routes_to(frames: "Sequence[_Frame]", targets: Targets) -> bytes:
+    encoded = {
+        version: _Actions(_to(one.everybody), _weighted(map(_slot_entry, one.slots), hashed=True))
+        for version, one in {"": targets, **targets.by_version}.items()
+    }
+    return _routes(frames, encoded)
 
 
 def ordered_route_configuration(
@@ -192,26 +217,42 @@ def ordered_route_configuration(
     )
     if not any_hosts:
         host.request_headers_to_remove.append(ORDER_HEADER)
-        return route_table(name, [virtual_host(host, _routes(frames, _to(cluster), _to(cluster)))])
+        return route_table(name, [virtual_host(host, _routes(frames, {"": _Actions(_to(cluster), _to(cluster))}))])
     to_any = _weighted((_ordered_entry(cluster, hosts) for hosts in any_hosts), hashed=False)
     slots = _weighted((_ordered_entry(cluster, hosts) for hosts in slot_hosts), hashed=True)
-    return route_table(name, [virtual_host(host, _routes(frames, to_any, slots))])
+    return route_table(name, [virtual_host(host, _routes(frames, {"": _Actions(to_any, slots)}))])
 
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """An encoded route and its action, which still lacks its clusters: those of all slots if ``keyed``, else any."""
+    """An encoded route and its action, which still lacks its clusters: those of all slots if ``keyed``, else any.
+
+    ``version`` is that of the members; '' for all. A route without an ``action`` is whole: Envoy answers itself.
+    """
 
     route: bytes
-    action: bytes
+    action: bytes | None
     keyed: bool
+    version: str
 
 
-def _routes(frames: Sequence[_Frame], to_any: bytes, to_slot: bytes) -> bytes:
-    """The routes put together: ``to_any`` and ``to_slot`` are the encoded clusters of their actions."""
-    routes = [
-        frame.route + delimited(_ROUTE_ACTION, frame.action + (to_slot if frame.keyed else to_any)) for frame in frames
-    ]
+@dataclass(frozen=True, slots=True)
+class _Actions:
+    """The encoded clusters of actions, for requests without a session key and with one."""
+
+    to_any: bytes
+    to_slot: bytes
+
+
+def _routes(frames: Sequence[_Frame], actions: Mapping[str, _Actions]) -> bytes:
+    """The routes put together: ``actions`` are the clusters for each version of the application, '' for all."""
+    routes = []
+    for frame in frames:
+        if frame.action is None:
+            routes.append(frame.route)
+            continue
+        to = actions[frame.version]
+        routes.append(frame.route + delimited(_ROUTE_ACTION, frame.action + (to.to_slot if frame.keyed else to.to_any)))
     return b"".join(delimited(_VIRTUAL_HOST_ROUTES, route) for route in routes)
 
 
@@ -292,10 +333,11 @@ def _frames(terms: Terms, *, by_priority: bool, place: Place | None = None) -> t
     ``by_priority``: the members of a slot are priorities of its cluster. ``place``: in a table of several pools.
     """
     kinds = (*(_GRPC if terms.grpc else ()), *_PLAIN)
+    sources = key_sources(terms.session_key)
     return tuple(
         _frame(group, kind, terms, by_priority=by_priority, place=place)
-        for group in key_sources(terms.session_key)
-        for kind in kinds
+        for group in (by_version(sources, terms.marks) if terms.marks else sources)
+        for kind in (_PLAIN[-1:] if group.refused else kinds)
     )
 
 
@@ -309,14 +351,20 @@ def _frame(group: KeySource, kind: _Kind, terms: Terms, *, by_priority: bool, pl
     if place is not None:
         route.name, route.metadata = f"{place.pool}/{route.name}", place.metadata()
         route.stat_prefix = f"{place.pool}/{KEYED_ROUTES if keyed else KEYLESS_ROUTES}"
-    if group.sets and not kind.grpc:
-        cookie = f"{group.sets}={_ROUTING_COOKIE_VALUE}; Path=/; HttpOnly; SameSite=Lax"
-        route.response_headers_to_add = [HeaderValueOption(header=HeaderValue(key="set-cookie", value=cookie))]
+    cookies = [f"{group.sets}={_ROUTING_COOKIE_VALUE}; Path=/; HttpOnly; SameSite=Lax"] if group.sets else []
+    cookies += [group.marks] if group.marks else []
+    if cookies and not kind.grpc:
+        route.response_headers_to_add = [
+            HeaderValueOption(header=HeaderValue(key="set-cookie", value=cookie)) for cookie in cookies
+        ]
+    if group.refused:
+        route.direct_response = DirectResponseAction(status=503, body=DataSource(inline_string=VERSION_GONE))
+        return _Frame(bytes(route), None, keyed, "")
     action = _action(terms, kind, by_priority=by_priority and keyed)
     action.hash_policy = list(group.policies)
     if place is not None and terms.per_second is not None:
         action.rate_limits = counted_for(place.pool)
-    return _Frame(bytes(route), bytes(action), keyed)
+    return _Frame(bytes(route), bytes(action), keyed, group.version)
 
 
 def _action(terms: Terms, kind: _Kind, *, by_priority: bool) -> RouteAction:

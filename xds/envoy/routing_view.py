@@ -44,13 +44,26 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionsView:
+    """The versions of the application in a pool whose spec has ``versions``.
+
+    ``of``: the version of each member ('' for a member that names none). ``serving``: for each version how many members
+    can serve it, where 2 stands for two or more; without versions that nobody can serve.
+    """
+
+    of: Mapping[str, str]
+    serving: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingView:
     """What Envoy is to know of a pool.
 
     ``orders`` has for each slot the members in order, active first; empty as a whole while there is no
     table. Names that are not in ``members`` are left out of the orders. ``late``: most members are so busy that an
     answer that has not come says nothing of who was asked. ``answer_ms``: nearly all answers of the last minute came
-    within this time. ``front``: the pool's place at front Envoys that serve several pools, if it has one.
+    within this time. ``front``: the pool's place at front Envoys that serve several pools, if it has one. ``versions``:
+    who runs which version of the application, if that decides who answers.
     """
 
     spec: PoolSpec
@@ -59,3 +72,4 @@ class RoutingView:
     late: bool = False
     answer_ms: int = 0
     front: Front | None = None
+    versions: VersionsView | None = None

@@ -6,6 +6,7 @@ the table must name lost (:func:`lost_entries`). :mod:`understudy.xds.placement.
 :mod:`understudy.xds.envoy.resources` makes Envoy's resources.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ from understudy.statesync.pool.rebalance import Approved
 from understudy.statesync.pool.records import Leaving, Lost, Member, MemberState, Owner, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.tracing.ids import takeover_seed
-from understudy.xds.envoy.routing_view import Endpoint, RoutingView
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView, VersionsView
 from understudy.xds.membership.member_health import Death, MemberBoot
 from understudy.xds.placement.solver import Candidate
 
@@ -162,9 +163,22 @@ def _serves(state: MemberState, placed: bool, owning: bool) -> bool:
 
 def pool_view(cluster: ClusterState) -> RoutingView:
     """What Envoy gets."""
+    members = endpoints(cluster)
     return RoutingView(
-        cluster.spec, endpoints(cluster), orders_for_envoy(cluster), late=cluster.late, answer_ms=cluster.answer_ms
+        cluster.spec,
+        members,
+        orders_for_envoy(cluster),
+        late=cluster.late,
+        answer_ms=cluster.answer_ms,
+        versions=_versions(cluster, members) if cluster.spec.versions else None,
     )
+
+
+def _versions(cluster: ClusterState, members: Mapping[str, Endpoint]) -> VersionsView:
+    """Which version of the application each member runs, and how many members can serve each."""
+    of = {name: cluster.members[name].app_version for name in members}
+    serving = Counter(of[name] for name, member in members.items() if member.healthy)
+    return VersionsView(of, {version: min(count, 2) for version, count in sorted(serving.items())})
 
 
 def candidates(cluster: ClusterState) -> list[Candidate]:

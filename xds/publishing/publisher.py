@@ -16,7 +16,7 @@ import msgspec
 
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_front import Front
-from understudy.xds.envoy.routing_view import Endpoint, RoutingView
+from understudy.xds.envoy.routing_view import Endpoint, RoutingView, VersionsView
 from understudy.xds.membership.cluster_state import ClusterState, pool_view
 from understudy.xds.server.cache import CacheError, ResourceCache
 from understudy.xds.server.types import ENDPOINTS, ROUTES
@@ -27,7 +27,10 @@ MERGE_SECONDS = 0.03
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """The part of a view that clusters and routes depend on: all but the health of the members."""
+    """The part of a view that clusters and routes depend on: all but the health of the members.
+
+    Of that only whether a version of the application has any members left.
+    """
 
     spec: PoolSpec
     addresses: Mapping[str, Endpoint]
@@ -35,12 +38,13 @@ class Topology(msgspec.Struct, frozen=True):
     late: bool
     answer_ms: int
     front: Front | None
+    versions: VersionsView | None
 
 
 def topology_of(view: RoutingView) -> Topology:
     """The topology of a view."""
     addresses = {name: replace(one, healthy=True) for name, one in view.members.items()}
-    return Topology(view.spec, addresses, view.orders, view.late, view.answer_ms, view.front)
+    return Topology(view.spec, addresses, view.orders, view.late, view.answer_ms, view.front, view.versions)
 
 
 def no_front(_: PoolSpec) -> Front | None:

@@ -27,12 +27,15 @@ from understudy.deploy.kubernetes.base.names import (
 from understudy.statesync.pool.app_health import HEALTH_FORMS, AppHealth
 from understudy.statesync.pool.spec import Name, SpecError
 from understudy.statesync.pool.spec_reader import parse_checks
+from understudy.statesync.pool.spec_versions import VERSION_PATTERN
 
 PREFIX = f"{DOMAIN}/"
 INJECTED = f"{PREFIX}injected"
 """The injector's annotation on a pod that has its sidecar: what was added, and by which version."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
 ZONE_LABEL = "topology.kubernetes.io/zone"
+VERSION_LABEL = "version"
+"""The pod label that tells the version of the application, as in Istio."""
 TOPOLOGIES = {"zone": ZONE_LABEL, "region": "topology.kubernetes.io/region", "none": ""}
 _QUANTITY = re.compile(r"^(?P<number>\d+(?:\.\d+)?)(?P<unit>m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$")
 _POWERS = {unit: Decimal(1000) ** power for power, unit in enumerate(("", "k", "M", "G", "T", "P", "E"))} | {
@@ -53,6 +56,7 @@ class Wishes:
     topology: str = "zone"
     weight: int | None = None
     priority: int | None = None
+    app_version: str = ""
     checks: str = ""
     image: str = ""
     log_level: str = ""
@@ -131,6 +135,12 @@ def _name(text: str) -> str:
         raise ValueError("is not a name: use 1 to 63 of a-z 0-9 . - and begin and end with a letter or digit") from None
 
 
+def _version(text: str) -> str:
+    if not re.fullmatch(VERSION_PATTERN, text):
+        raise ValueError("is not a version: use 1 to 63 letters, digits and . _ -, as in the value of a label")
+    return text
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in choices:
@@ -181,6 +191,7 @@ _ANNOTATIONS: Mapping[str, Callable[[str], Any]] = {
     "topology": _one_of(*TOPOLOGIES),
     "weight": _whole(1, 1000),
     "priority": _whole(1, 1000),
+    "app-version": _version,
     "checks": _checks,
     "image": _image,
     "log-level": _one_of(*LOG_LEVELS),
@@ -213,6 +224,8 @@ def read_annotations(annotations: Mapping[str, str], labels: Mapping[str, str]) 
         except ValueError as error:
             faults.append(f"annotation {PREFIX}{name}: {text[:60]!r} {error}")
     _read_pool(found, ours, labels, faults)
+    if "app-version" not in ours and labels.get(VERSION_LABEL):
+        found["app_version"] = labels[VERSION_LABEL]
     if faults:
         raise InjectionRefused(*faults)
     wishes = Wishes(**found)

@@ -193,6 +193,8 @@ def _variables(settings: InjectionSettings, wishes: Wishes) -> list[Body]:
         # Before Kubernetes 1.35 pods do not have this label. Their site is then empty, which means none.
         found.append(from_field("UNDERSTUDY_SITE", f"metadata.labels['{label}']"))
     found.append(from_field("UNDERSTUDY_ZONE", f"metadata.labels['{ZONE_LABEL}']"))  # the sidecar reads it by itself
+    if wishes.app_version:  # a variable, since sidecars of earlier releases do not know the option
+        found.append({"name": "UNDERSTUDY_APP_VERSION", "value": wishes.app_version})
     found.append({"name": "UNDERSTUDY_SESSION_API", "value": session_api_of(wishes)})
     resource = {
         "k8s.namespace.name": "$(UNDERSTUDY_NAMESPACE)",

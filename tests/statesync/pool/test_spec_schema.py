@@ -18,7 +18,7 @@ EXAMPLES = ROOT / "deploy/examples"
 SCHEMA = EXAMPLES / "pool.schema.json"
 BLOCK = (ROOT / "docs/reference.md").read_text().split("```yaml\n")[1].split("```")[0]
 """Every key that there is, those of TCP pools among them."""
-EVERY_KEY = re.sub(r"^tcp:.*?^(?=\w)", "", BLOCK, flags=re.DOTALL | re.MULTILINE)
+EVERY_KEY = re.sub(r"^(tcp:.*?^(?=\w)|versions:[^\n]*\n)", "", BLOCK, flags=re.DOTALL | re.MULTILINE)
 
 GOOD = [
     "",
@@ -33,6 +33,7 @@ GOOD = [
     "checks: [{name: db, http: 'http://a/'}, {name: disk, command: [test, -w, /data], every_seconds: 5}]",
     "mesh: {host: cart-slots.shop.svc.cluster.local}",
     "tcp: null\nmesh: null",
+    "versions: {new_sessions: v2, unmarked: v1.4.0, when_gone: move}\nmesh: null",
     "protocol: tcp",
     "protocol: tcp\nslots: 4096\ntcp: {ping: P, pong: Q, send_proxy_protocol: v2}\ntimeouts: {connect_ms: 90}",
     "protocol: tcp\nsession_key: [{source_address: true}]\nretries: {attempts: 2}",
@@ -80,6 +81,10 @@ BAD = [
     "checks: [{name: db, http: 'http://a/', command: [x]}]",
     "checks: [{http: 'http://a/'}]",
     "mesh: {host: cart}",
+    "mesh: {host: a.b}\nversions: {new_sessions: v2}",
+    "protocol: tcp\nversions: {new_sessions: v2}",
+    "versions: {new_sessions: -v2}",
+    "versions: {unmarked: v1}",
     "mesh: {port: 1}",
     "tcp: {}",
     "protocol: udp",

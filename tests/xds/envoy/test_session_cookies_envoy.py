@@ -4,13 +4,18 @@ import base64
 import re
 import secrets
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest_asyncio
 
+from tests.harness.waiting import until
 from tests.xds.envoy.served_pool import UNHURRIED, ServedPool, served_pool
 from understudy.statesync.pool.session_key import ROUTING_COOKIE, SessionKey
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_versions import Versions, version_cookie
+from understudy.xds.envoy.routes import VERSION_GONE
+from understudy.xds.envoy.routing_view import VersionsView
 
 SPEC = PoolSpec(
     pool="cart",
@@ -36,6 +41,8 @@ SURROUNDINGS = (
     "connect.sid=garbage; xsession=no; sessionid2=a; a=PHPSESSID=b;   {}",
     "bytes=\xff\xfe\x80; {}",
 )
+MARK = version_cookie("cart")
+VERSION_OF = {"cart-1": "v1", "cart-2": "v1", "cart-3": "v2"}
 EVERYBODY = {"cart-1", "cart-2", "cart-3"}
 
 
@@ -67,6 +74,8 @@ async def test_the_cookies_of_frameworks_lead_to_the_slots_of_their_stores_keys(
             assert "set-cookie" not in answer.headers
     await the_next_source_counts_where_a_pattern_does_not_match(front)
     await a_client_without_a_key_gets_a_routing_cookie_once(front)
+    await sessions_stay_on_the_version_that_they_began_on(front)
+    await sessions_of_a_version_that_is_gone_go_by_declared_choice(front)
 
 
 async def the_next_source_counts_where_a_pattern_does_not_match(front: ServedPool):
@@ -100,6 +109,52 @@ async def a_client_without_a_key_gets_a_routing_cookie_once(front: ServedPool):
         again = [await front.request(cookie=f"a=b; {ROUTING_COOKIE}={value}") for _ in range(2)]
         assert {answer.text for answer in again} == {front.order_of(value)[0]}
         assert all("set-cookie" not in answer.headers for answer in again)
+
+
+async def sessions_stay_on_the_version_that_they_began_on(front: ServedPool):
+    await declare_versions(front, Versions(new_sessions="v2", unmarked="v1"), {"v1": 2, "v2": 1})
+    await until(lambda: new_sessions_are_marked(front), timeout=60, what="the new routes")
+    assert {(await front.request()).text for _ in range(20)} == {"cart-3"}
+    for key in (secrets.token_hex(8) for _ in range(20)):
+        old = next(member for member in front.order_of(key) if VERSION_OF[member] == "v1")
+        express = f"connect.sid=s%3A{key}.{SIGNATURE}"
+        assert (await front.request(x_session_id=key, cookie=f"a=b; {MARK}=v2")).text == "cart-3"
+        assert (await front.request(x_session_id=key, cookie=f"{MARK}=v1; a=b")).text == old
+        assert (await front.request(x_session_id=key)).text == old
+        assert (await front.request(cookie=f"{MARK}=v2; {express}")).text == "cart-3"
+        unkeyed = await front.request("POST", cookie=f"{MARK}=v1")
+        assert unkeyed.text == "cart-3", "without a session there is nothing to stay for"
+    key = front.key_of("cart-1")
+    front.kill("cart-1")
+    assert (await front.request(x_session_id=key, cookie=f"{MARK}=v1")).text == "cart-2"
+
+
+async def sessions_of_a_version_that_is_gone_go_by_declared_choice(front: ServedPool):
+    old = {"x_session_id": secrets.token_hex(8), "cookie": f"{MARK}=v1"}
+    await declare_versions(front, Versions(new_sessions="v2", when_gone="move"), {"v1": 1, "v2": 1})
+    front.kill("cart-2")
+    await until(lambda: answers(front, "cart-3", **old), timeout=60, what="the new version, before the death is known")
+    await declare_versions(front, Versions(new_sessions="v2"), {"v2": 1})
+    await until(lambda: answers(front, VERSION_GONE, **old), timeout=60, what="a refusal by Envoy")
+    assert (await front.request(x_session_id=old["x_session_id"], cookie=f"{MARK}=v2")).text == "cart-3"
+    await declare_versions(front, Versions(new_sessions="v2", when_gone="move"), {"v2": 1})
+    await until(lambda: answers(front, "cart-3", **old), timeout=60, what="the new version")
+    assert any(c.startswith(f"{MARK}=v2;") for c in (await front.request(**old)).headers.getall("set-cookie"))
+
+
+async def declare_versions(front: ServedPool, versions: Versions, serving: dict[str, int]) -> None:
+    """Have Envoy told of the versions in a spec, and how many members can serve each."""
+    spec = front.view.spec.model_copy(update={"versions": versions})
+    front.view = replace(front.view, spec=spec, versions=VersionsView(VERSION_OF, serving))
+    await front.cache.publish(front.view)
+
+
+async def new_sessions_are_marked(front: ServedPool) -> bool:
+    return any(cookie.startswith(f"{MARK}=v2;") for cookie in (await front.request()).headers.getall("set-cookie"))
+
+
+async def answers(front: ServedPool, text: str, **headers: str) -> bool:
+    return (await front.request(**headers)).text == text
 
 
 def active_of(front: ServedPool, key: str) -> str:

@@ -122,6 +122,17 @@ def test_zone_and_host_are_those_of_the_node_whatever_the_site_is() -> None:
     assert dict(itertools.pairwise(sidecar["args"]))["--node"] == "$(UNDERSTUDY_NODE)"
 
 
+@pytest.mark.parametrize(
+    ("annotations", "labels", "told"),
+    [({}, {}, []), ({}, {"version": "v2"}, ["v2"]), ({"app-version": "1.4.0"}, {"version": "v2"}, ["1.4.0"])],
+)
+def test_the_version_of_the_application_is_the_pods_label_unless_an_annotation_names_it(
+    annotations: dict[str, str], labels: dict[str, str], told: list[str]
+) -> None:
+    (sidecar,) = sidecars(inject(pod(annotations, labels), PLAIN).pod)
+    assert [one["value"] for one in sidecar["env"] if one["name"] == "UNDERSTUDY_APP_VERSION"] == told
+
+
 def test_members_show_certificates_that_name_their_pod() -> None:
     injected = inject(pod(), SECURED).pod
     volumes = {volume["name"]: volume for volume in injected["spec"]["volumes"]}
