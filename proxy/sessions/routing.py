@@ -163,4 +163,5 @@ class OwnerRouter:
                 if result in (ProbeResult.SILENT, ProbeResult.STOPPED) and not answer.done():
                     raise PeerSilent(peer.member, result)
         finally:
-            answer.cancel()
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()  # marks it as retrieved: the caller may have gone while the peer was probed
