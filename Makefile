@@ -8,7 +8,7 @@ TYPES  := build/types/understudy
 PACKAGES := xds proxy statesync telemetry deploy
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which would compile all modules anew
 
-.PHONY: help setup demo test lint format unit quick site chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-telemetry bench-tcp bench-tenants bench-drills bench-predictive bench-overload images-try etcd-stubs clean bench-balance
+.PHONY: help setup demo test lint format unit quick site chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-telemetry bench-tcp bench-tenants bench-drills bench-predictive bench-overload chart images-try etcd-stubs clean bench-balance
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -78,6 +78,9 @@ bench-telemetry: $(STAMP)  ## what telemetry costs requests and failovers; needs
 
 site: $(STAMP)  ## the documentation as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -f deploy/site/mkdocs.yml
+
+chart: $(STAMP)  ## make the templates and the schema of deploy/chart from the renderer
+	$(BIN)/python -m understudy.deploy.kubernetes.chart.generate
 
 images-try:  ## the images' build steps without a container engine; needs root (15 s)
 	sh deploy/images/try-build.sh --twice

@@ -91,6 +91,11 @@ from understudy.deploy.common.options import examples, report_output_option, sho
     "repeatable. Default: none.",
 )
 @shown_option("--monitoring-namespace", default="monitoring", help="Namespace of Prometheus.")
+@shown_option(
+    "--runbook-base",
+    default="docs/operations.md",
+    help="Address of the page docs/operations.md where you serve it, for the runbook_url of alerts.",
+)
 @shown_option("--cluster-domain", default="cluster.local", help="DNS domain of the cluster.")
 @report_output_option
 def kubernetes(
@@ -113,6 +118,7 @@ def kubernetes(
     front_drain: str,
     front_tls_secrets: tuple[str, ...],
     monitoring_namespace: str,
+    runbook_base: str,
     cluster_domain: str,
     output: str,
 ) -> None:
@@ -146,6 +152,7 @@ def kubernetes(
         front_drain=front_drain,
         front_tls_secrets=front_tls_secrets,
         monitoring_namespace=monitoring_namespace,
+        runbook_base=runbook_base,
         cluster_domain=cluster_domain,
         etcd=parse_etcd(etcd, etcd_tls_secret, etcd_login_secret),
         certificates=parse_certificates(certificates),

@@ -22,7 +22,7 @@ from understudy.deploy.kubernetes.base.names import (
     selector,
 )
 from understudy.deploy.kubernetes.base.objects import meta
-from understudy.deploy.kubernetes.render.plan import Plan, Pool
+from understudy.deploy.kubernetes.render.plan import RUNBOOK_BASE, Plan, Pool
 from understudy.deploy.kubernetes.render.policies import monitoring_policies
 
 METRICS_PORT_NAME = "us-metrics"
@@ -71,7 +71,7 @@ def monitoring_manifests(plan: Plan) -> list[Manifest]:
                 "apiVersion": _API,
                 "kind": "PrometheusRule",
                 "metadata": meta("understudy", plan.namespace, labels("alerts")),
-                "spec": rules(),
+                "spec": rules(plan.runbook_base),
             },
             about="deploy/observability/rules.yaml; docs/telemetry.md tells what each alert means.",
         ),
@@ -82,20 +82,22 @@ def monitoring_manifests(plan: Plan) -> list[Manifest]:
                 "metadata": meta(
                     "understudy-dashboard", plan.namespace, labels("dashboard") | {"grafana_dashboard": "1"}
                 ),
-                "data": {"understudy.json": _observability("dashboard.json")},
+                "data": {"understudy.json": observability("dashboard.json")},
             }
         ),
         *monitoring_policies(plan),
     ]
 
 
-def rules() -> Body:
-    """The recording and alert rules."""
-    read: Body = yaml.safe_load(_observability("rules.yaml"))
+def rules(runbook_base: str = RUNBOOK_BASE) -> Body:
+    """The recording and alert rules; each alert's ``runbook_url`` is the base, ``#`` and the alert's heading."""
+    text = observability("rules.yaml").replace(f"runbook_url: {RUNBOOK_BASE}#", f"runbook_url: {runbook_base}#")
+    read: Body = yaml.safe_load(text)
     return read
 
 
-def _observability(name: str) -> str:
+def observability(name: str) -> str:
+    """The text of a file of ``deploy/observability``."""
     return files.files("understudy.deploy").joinpath("observability", name).read_text(encoding="utf-8")
 
 

@@ -21,6 +21,8 @@ from understudy.statesync.pool.spec import PoolSpec
 APP_PORT = 8080
 """The application's port, unless told otherwise."""
 DRAIN_BY_ADMIN = "admin"
+RUNBOOK_BASE = "docs/operations.md"
+"""Where the alerts' runbooks are by default: a page of the repository, since no site is known to serve it."""
 FRONT_TLS_DIRECTORY = "/etc/understudy-front"
 """A Secret of ``front_tls_secrets`` is mounted in front Envoys at this directory and its name."""
 ENVOY_IMAGE = "docker.io/envoyproxy/envoy:v1.40.0"
@@ -29,6 +31,9 @@ _LABEL = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
 _POOL_LABEL = re.compile(r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$")
 """Maximum length of names, so that all names and labels that Kubernetes derives fit, StatefulSet revisions included."""
 _IMAGE = re.compile(r"^[a-z0-9][a-z0-9._:/-]*(:[A-Za-z0-9._-]+)?(@sha256:[0-9a-f]{64})?$")
+
+
+_RUNBOOK = re.compile(r"^[A-Za-z0-9/.][\w.~:/?&=%@+-]*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,7 @@ class Plan:
     front_drain: str = DRAIN_BY_ADMIN
     front_tls_secrets: tuple[str, ...] = ()
     monitoring_namespace: str = "monitoring"
+    runbook_base: str = RUNBOOK_BASE
     cluster_domain: str = "cluster.local"
     etcd: Etcd | None = None
     certificates: PeerCertificates | None = None
@@ -134,6 +140,11 @@ class Plan:
             _require_fronts([pool.spec for pool in self.pools])
         elif len(self.pools) != 1:
             raise DeployError("one pool for each plane that is not shared")
+        if not _RUNBOOK.match(self.runbook_base):
+            raise DeployError(
+                f"--runbook-base {self.runbook_base!r} is no address of a page: use one such as "
+                "https://docs.example/understudy/operations/, without spaces and #"
+            )
         for image in (
             self.images.control,
             self.images.sidecar,

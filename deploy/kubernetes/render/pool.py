@@ -23,6 +23,7 @@ from understudy.deploy.kubernetes.base.objects import (
     service_account,
 )
 from understudy.deploy.kubernetes.render.plan import Plan, Pool, digest
+from understudy.statesync.pool.spec_tcp import MEANS_NOTHING
 
 SPEC_FILE = "pool.yaml"
 CONTAINER = "apply"
@@ -53,8 +54,11 @@ def pool_manifests(plan: Plan, pool: Pool) -> list[Manifest]:
 
 
 def spec_text(pool: Pool) -> str:
-    """The pool spec as YAML, with every default written out."""
-    return yaml.safe_dump(pool.spec.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+    """The pool spec as YAML, with every default written out, except those that ``apply`` refuses in a TCP pool."""
+    told = pool.spec.model_dump(mode="json", exclude_none=True)
+    for group, keys in MEANS_NOTHING.items() if pool.tcp else ():
+        told[group] = {key: value for key, value in told[group].items() if key not in keys}
+    return yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
 
 
 def spec_name(plan: Plan, pool: Pool) -> str:

@@ -130,7 +130,7 @@ def test_every_alert_leads_to_its_own_section_of_operations():
     alerts = {rule["alert"]: rule["annotations"]["runbook_url"] for rule in rules() if "alert" in rule}
     assert re.findall(r"^### (.*)$", section, re.MULTILINE) == list(alerts)
     for alert, url in alerts.items():
-        assert url == f"https://understudy.dev/operations/#{alert.lower()}"
+        assert url == f"docs/operations.md#{alert.lower()}"
         assert url.partition("#")[2] in anchors(page)
     for text in section.split("\n### ")[1:]:
         assert "\n- Look at: " in text

@@ -174,6 +174,7 @@ def test_json_for_programs(tmp_path):
         (("--etcd-login-secret", "s"), "an etcd of your own"),
         (("--etcd", "etcd:notaport:1"), "etcd:notaport:1"),
         (("--etcd", ","), "'trial'"),
+        (("--runbook-base", "https://docs.example/#top"), "--runbook-base"),
     ],
 )
 def test_what_cannot_work_is_refused_in_a_line(tmp_path, arguments, complaint):
@@ -192,6 +193,8 @@ def test_a_tcp_pool_keeps_its_clients_addresses_and_is_nowhere_called_http(tmp_p
     objects = load(out / "overlays" / "trial")
 
     pool = parse_spec(spec, where="example").pool
+    config = next(one for one in objects if "pool.yaml" in one.get("data", {}))
+    assert parse_spec(config["data"]["pool.yaml"], where="ConfigMap") == parse_spec(spec, where="example")
     told = find(objects, "Service", f"front-{pool}")["spec"]
     assert told["externalTrafficPolicy"] == "Local"
     assert [(port["name"], port["port"], port.get("appProtocol")) for port in told["ports"]] == [("tcp", 8080, None)]
@@ -223,3 +226,15 @@ def test_a_pool_whose_name_no_service_can_have_is_refused(tmp_path, name):
 
     assert refused.exit_code == 2
     assert "without dots" in refused.output
+
+
+def test_the_alerts_lead_to_where_the_runbooks_are_served(tmp_path):
+    rendered, out = render(tmp_path, "--runbook-base", "https://docs.example/operations/")
+    assert rendered.exit_code == 0, rendered.output
+
+    rules = find(load(out / "components" / "monitoring"), "PrometheusRule", "understudy")["spec"]
+    alerts = {one["alert"]: one for group in rules["groups"] for one in group["rules"] if "alert" in one}
+
+    assert len(alerts) > 10
+    for name, alert in alerts.items():
+        assert alert["annotations"]["runbook_url"] == f"https://docs.example/operations/#{name.lower()}"

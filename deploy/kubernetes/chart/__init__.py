@@ -1,0 +1,1 @@
+"""Generates the templates of the Helm chart in deploy/chart from the renderer: `make chart`."""
