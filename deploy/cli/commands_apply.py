@@ -5,6 +5,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from understudy.statesync.etcd.client import EtcdClient
     from understudy.statesync.etcd.settings import EtcdSettings
     from understudy.statesync.pool.spec import PoolSpec
+
+
+_Before = Callable[[str, list[dict[str, Any]]], None]
 
 
 @click.command(
@@ -49,7 +53,8 @@ def apply(spec_file: Path, dry_run: bool, reason: str, etcd: EtcdOptions, output
 
     spec = load_spec(spec_file)
     settings = etcd.settings(read_layout(state_directory(os.environ)))
-    view, other = asyncio.run(_apply(settings, spec, reason, dry_run=dry_run))
+    before = _announce if output == "table" else _say_nothing
+    view, other = asyncio.run(_apply(settings, spec, reason, before, dry_run=dry_run))
     if output == "table":
         _print_result(view)
     else:
@@ -60,33 +65,47 @@ def apply(spec_file: Path, dry_run: bool, reason: str, etcd: EtcdOptions, output
         raise SystemExit(1)
 
 
-async def _apply(etcd: "EtcdSettings", spec: "PoolSpec", reason: str, *, dry_run: bool) -> tuple[dict[str, Any], str]:
-    """The result, and for a new pool the name of a similar pool that exists, '' for none."""
+async def _apply(
+    etcd: "EtcdSettings", spec: "PoolSpec", reason: str, before: _Before, *, dry_run: bool
+) -> tuple[dict[str, Any], str]:
+    """The result, and for a new pool the name of a similar pool that exists, '' for none.
+
+    ``before`` is called with the effects before anything is written.
+    """
     from understudy.deploy.data.apply import apply_spec, compare_spec
     from understudy.deploy.inspect.query import connect
     from understudy.statesync.pool.pools import neighbour
 
     async with connect(etcd) as client:
         result, fields = await compare_spec(client, spec)
-        effects = await _effects(client, spec) if dry_run and result == "changed" else []
+        effects = await _effects(client, spec, may_skip=not dry_run) if result == "changed" else []
         if not dry_run:
+            before(spec.pool, effects)
             result = await apply_spec(client, spec, this_operator("apply", etcd), reason)
         other = await neighbour(client, spec.pool) if result == "created" else ""
     view = {"pool": spec.pool, "dry_run": dry_run, "result": result, "changes": [asdict(field) for field in fields]}
-    if dry_run:
-        view["effects"] = effects
+    view["effects"] = effects
     return view, other if _without_digits(other) != _without_digits(spec.pool) else ""
 
 
-async def _effects(client: "EtcdClient", spec: "PoolSpec") -> list[dict[str, Any]]:
-    """What the spec would do to the running pool, as data."""
+async def _effects(client: "EtcdClient", spec: "PoolSpec", *, may_skip: bool) -> list[dict[str, Any]]:
+    """What the spec would do to the running pool, as data.
+
+    ``may_skip``: it is left out for a user of etcd who may write the spec and not read the whole pool.
+    """
     from understudy.deploy.inspect.query import read_pool
     from understudy.deploy.inspect.spec_effects import effects_of
+    from understudy.statesync.etcd.client import Rejected
     from understudy.statesync.etcd.key_range import prefix_range
     from understudy.statesync.pool.keys import PoolKeys
 
-    state, _ = await read_pool(client, spec.pool)
-    sessions = await client.range(prefix_range(PoolKeys(spec.pool).sessions), limit=1, keys_only=True)
+    try:
+        state, _ = await read_pool(client, spec.pool)
+        sessions = await client.range(prefix_range(PoolKeys(spec.pool).sessions), limit=1, keys_only=True)
+    except Rejected:
+        if not may_skip:
+            raise
+        return []
     return [asdict(effect) for effect in effects_of(state, spec, sessions.count, time.time())]
 
 
@@ -99,6 +118,18 @@ def _similar_name(pool: str, other: str, *, dry_run: bool) -> str:
     if dry_run:
         return f"there is a pool {other}: did you mean that one?"
     return f"there is also a pool {other}: if you meant that one, delete this one: 'understudy pools delete {pool}'"
+
+
+def _announce(pool: str, effects: list[dict[str, Any]]) -> None:
+    """Print what the spec does to the running pool."""
+    if effects:
+        say(f"pool {pool}: by the members of now, this spec has these effects:")
+    for effect in effects:
+        say(f"  {effect['kind']}: {effect['detail']}")
+
+
+def _say_nothing(pool: str, effects: list[dict[str, Any]]) -> None:
+    """For JSON, which has the effects in the result."""
 
 
 _DRY_RUN_RESULTS = {

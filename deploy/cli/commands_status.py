@@ -127,6 +127,7 @@ async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOp
     from understudy.deploy.inspect.member_views import forecast_warnings, heard_by
     from understudy.deploy.inspect.missing_members import missing_warnings
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
+    from understudy.deploy.inspect.recovering import recovery_warnings
     from understudy.deploy.inspect.versions import version_warnings
     from understudy.deploy.inspect.views import status_view
     from understudy.deploy.inspect.waiting import waiting_warning
@@ -160,6 +161,7 @@ async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOp
             *forecast_warnings(state),
             *version_warnings(state),
             *missing_warnings(statuses),
+            *recovery_warnings(statuses),
             *busy_warnings(statuses),
             *balance_warnings(statuses),
             *front_warnings(fronts),

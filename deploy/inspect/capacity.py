@@ -8,6 +8,7 @@ from rich.text import Text
 from understudy.deploy.common.console_style import plain_table
 from understudy.deploy.common.errors import NegativeAnswer
 from understudy.deploy.inspect.controls import ask_controls
+from understudy.deploy.inspect.load import size
 from understudy.deploy.inspect.member_views import View
 from understudy.statesync.pool.state import PoolState
 
@@ -40,11 +41,22 @@ def capacity_table(view: View) -> RenderableType:
     notes = [f"a member may use {100 * view['usable']:.0f} % of its CPUs"]
     if not view["application"]:
         notes.append("CPU is that of the sidecars alone, where 'understudy sidecar --app-cgroup' is not given")
+    if view.get("scale_in"):
+        notes.append(_scale_in(view))
     return Group(
         Text(heading),
         table,
         *(Text(note, style="dim") for note in notes),
         *(Text(f"! {step}", style="yellow") for step in view["advice"]),
+    )
+
+
+def _scale_in(view: View) -> str:
+    one = view["scale_in"]
+    return (
+        f"one member may go. {one['member']} costs least to empty: {one['slots']} slots and {one['sessions']} sessions "
+        f"and {one['calls']:.1f} calls/s are handed over, {size(one['copied_bytes'])} are copied "
+        f"('understudy drain {one['member']} --pool {view['pool']}', then stop it)"
     )
 
 

@@ -202,6 +202,7 @@ class Admin:
                     {"why": hold.why, "seconds": round(max(hold.until - now, 0) / 1e9, 1)}
                     for hold in (controller.leader.damping.holds() if leadership.is_leader else [])
                 ],
+                "recovering": _recovering(service, cluster) if cluster and leadership.is_leader else [],
                 "xds": {
                     "publications": controller.publisher.publications,
                     "fault": controller.publisher.fault,
@@ -362,6 +363,13 @@ def _load(health: MemberHealth | None) -> str:
     """Why a member has more time than usual; '' if it has not, or only a little more."""
     late = round(health.stall / 1e6) if health else 0
     return f"its event loop was {late} ms late within the last {LOAD_WINDOW:g} s" if late >= LOAD_SHOWN_MS else ""
+
+
+def _recovering(service: PoolService, cluster: ClusterState) -> list[dict[str, Any]]:
+    """The members that wait to take slots back, and for how many seconds more they must be stable."""
+    waiting = service.controller.leader.recovery.waiting(cluster)
+    now = service.now_ns()
+    return [{"member": member, "seconds": round(max(at - now, 0) / 1e9, 1)} for member, at in sorted(waiting.items())]
 
 
 def _slots(cluster: ClusterState) -> dict[str, int]:

@@ -10,11 +10,11 @@ from prometheus_client.registry import Collector
 
 from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.membership.load_book import PoolLoad
-from understudy.xds.planning.capacity import USABLE, Capacity, NotKnown, advice, capacity
+from understudy.xds.planning.capacity import USABLE, Capacity, NotKnown, ScaleIn, advice, capacity
 
 
-def capacity_view(found: Capacity, pool: str) -> dict[str, Any]:
-    """The capacity of a pool as JSON."""
+def capacity_view(found: Capacity, pool: str, scale_in: ScaleIn | None) -> dict[str, Any]:
+    """The capacity of a pool as JSON; ``scale_in`` is the member that costs least to empty, if one may go."""
     return {
         "pool": pool,
         "fits": found.fits,
@@ -26,6 +26,7 @@ def capacity_view(found: Capacity, pool: str) -> dict[str, Any]:
             {**msgspec.to_builtins(one), "fits": one.fits, "worst": round(one.worst, 3)} for one in found.losses
         ],
         "advice": advice(found, pool),
+        "scale_in": msgspec.to_builtins(scale_in),
     }
 
 

@@ -15,7 +15,7 @@ from understudy.xds.control.load_view import load_view, member_load_view
 from understudy.xds.control.pool_service import PoolService
 from understudy.xds.control.rebalance_view import advice_view, asked_balance, plan_view, proposal_view
 from understudy.xds.control.replies import json_reply, problem_reply
-from understudy.xds.planning.capacity import NotKnown, capacity
+from understudy.xds.planning.capacity import NotKnown, capacity, cheapest_to_empty
 from understudy.xds.planning.proposal import NoProposal, propose, worth_moving
 
 
@@ -66,7 +66,7 @@ class LoadApi:
             found = await asyncio.to_thread(capacity, cluster, load)
         except NotKnown as error:
             return problem_reply(409, "not-known", "not known yet", str(error))
-        return json_reply(capacity_view(found, service.pool))
+        return json_reply(capacity_view(found, service.pool, cheapest_to_empty(cluster, load, found)))
 
 
 def _too_busy(service: PoolService) -> dict[str, str]:

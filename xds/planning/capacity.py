@@ -76,6 +76,20 @@ class Capacity(msgspec.Struct, frozen=True):
         return all(one.fits for one in self.losses if one.level == "member")
 
 
+class ScaleIn(msgspec.Struct, frozen=True):
+    """The member that costs least to empty, of a pool that has more members than it wants.
+
+    ``slots`` are those that it is active for: each is handed over. ``calls`` a second and ``sessions`` are theirs.
+    ``copied_bytes``: the content of all slots that it has a copy of, since another member gets each of these copies.
+    """
+
+    member: str
+    slots: int
+    calls: float
+    sessions: int
+    copied_bytes: int
+
+
 class NotKnown(Exception):
     """Why the capacity is not known yet."""
 
@@ -141,6 +155,38 @@ def _wanted(load: PoolLoad, serving: list[str]) -> int:
     usable = USABLE * min((one.cpus for one in reports), default=0.0)
     total = sum(one.cpu for one in reports)
     return max(2, ceil(total / usable) + 1) if usable else max(2, len(serving))
+
+
+def cheapest_to_empty(cluster: ClusterState, load: PoolLoad, found: Capacity) -> ScaleIn | None:
+    """Which member to remove; None if the pool has no more than it wants, or if the others could not carry its load.
+
+    A member that is alone in its site or zone is kept if another one can go. Then the fewest bytes to copy count, then
+    the fewest calls that wait for a handover.
+    """
+    if found.members <= found.wanted:
+        return None
+    able = [one.name for one in found.losses if one.level == "member" and one.fits]
+    places = [
+        (member.site, member.zone) for name, member in cluster.members.items() if cluster.state(name).may_hold_slots
+    ]
+
+    def alone(name: str) -> bool:
+        member = cluster.members[name]
+        of_site = sum(site == member.site for site, _ in places)
+        return of_site == 1 or (bool(member.zone) and places.count((member.site, member.zone)) == 1)
+
+    costs = [(alone(name), _emptying(cluster, load, name)) for name in able]
+    ranked = sorted(costs, key=lambda one: (one[0], one[1].copied_bytes, one[1].calls, one[1].member))
+    return ranked[0][1] if ranked else None
+
+
+def _emptying(cluster: ClusterState, load: PoolLoad, name: str) -> ScaleIn:
+    orders = cluster.table.orders if cluster.table else ()
+    held = [load.slots.get(slot, NO_MEASURE) for slot, order in enumerate(orders) if name in order]
+    own = [load.slots.get(slot, NO_MEASURE) for slot in range(len(orders)) if cluster.serving_owner(slot) == name]
+    return ScaleIn(
+        name, len(own), sum(one.calls for one in own), sum(one.sessions for one in own), sum(one.bytes for one in held)
+    )
 
 
 def advice(found: Capacity, pool: str) -> list[str]:

@@ -86,7 +86,7 @@ async def test_a_dry_run_tells_what_would_be_and_changes_nothing(apply, client, 
     assert await client.get(key) == stands
 
 
-async def test_a_dry_run_tells_what_would_move(apply, client, pool_name):
+async def test_apply_tells_what_would_move_before_it_does_so_and_in_a_dry_run(apply, client, pool_name):
     keys = PoolKeys(pool_name)
     assert apply("slots: 4\ncopies: 2").exit_code == 0
     for name in ("cart-1", "cart-2"):
@@ -105,6 +105,12 @@ async def test_a_dry_run_tells_what_would_move(apply, client, pool_name):
     )
     view = json.loads(apply("slots: 4\ncopies: 2\nmode: active_standby", "--dry-run", "-o", "json").stdout)
     assert [(one["kind"], one["slots"]) for one in view["effects"]] == [("moves", 2)]
+    done = apply("slots: 4\ncopies: 2\nmode: active_standby").stdout.splitlines()
+    assert [line.partition(": ")[2] for line in done] == [
+        "by the members of now, this spec has these effects:",
+        "2 of 4 slots would be handed over: cart-2 to cart-1 2",
+        "changed",
+    ]
 
 
 @pytest.mark.parametrize("text", ["slots: 128", "slotz: 1", "protocol: tcp\nslots: 64"])

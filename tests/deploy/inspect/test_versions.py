@@ -26,6 +26,7 @@ def warnings(members: dict[str, str], *, lost: str = "", **versions: str) -> lis
     [
         ({"m1": "v1", "m2": "v2"}, "", {"new_sessions": "v2", "unmarked": "v1"}, []),
         ({"m1": "v1", "m2": "v1"}, "", {"new_sessions": "v2"}, ["versions that run: v1"]),
+        ({"m1": "v1", "m2": "v2"}, "m1", {"new_sessions": "v2"}, ["version v1 has members, and none"]),
         ({"m1": "v1", "m2": "v2"}, "m1", {"new_sessions": "v2", "unmarked": "v1"}, ["refused with 503"]),
         (
             {"m1": "v1", "m2": "v2"},

@@ -1,5 +1,7 @@
 """The capacity of a pool: whether any one member may go, and how many members that takes."""
 
+from dataclasses import replace
+
 import pytest
 
 from understudy.statesync.heartbeat.load_report import LoadReport, SlotLoad
@@ -7,7 +9,7 @@ from understudy.statesync.pool.records import Member, MemberState, Owner, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.membership.load_book import LoadBook, PoolLoad
-from understudy.xds.planning.capacity import NotKnown, advice, capacity, too_busy_without
+from understudy.xds.planning.capacity import NotKnown, advice, capacity, cheapest_to_empty, too_busy_without
 
 ORDERS = (("a", "b", "c"), ("a", "c", "b"), ("b", "a", "c"), ("c", "b", "a"))
 SITES = {"a": "east", "b": "west", "c": "west"}
@@ -72,6 +74,41 @@ def test_a_site_is_lost_as_a_whole() -> None:
     assert loss.members == ("b", "c")
     assert [(one.member, round(one.cpu_then, 6)) for one in loss.survivors] == [("a", 0.9)]
     assert {one.level for one in found.losses} == {"member", "site"}
+
+
+def with_bytes(sizes: dict[str, int]) -> PoolLoad:
+    """Little CPU, and slots whose content has these bytes at their active."""
+    book = LoadBook()
+    for name, size in sizes.items():
+        slots = [SlotLoad(slot, 1.0, 2, size) for slot, order in enumerate(ORDERS) if order[0] == name]
+        book.on_report((name, "one"), LoadReport(cpu=0.1, cpus=2.0, slots=slots), 0)
+    return book.current(1)
+
+
+@pytest.mark.parametrize(
+    ("sites", "orders", "goes", "copied"),
+    [
+        ({}, (("a", "b"), ("a", "b"), ("b", "a"), ("c", "a")), "c", 10),
+        ({"c": "west"}, (("a", "b"), ("a", "b"), ("b", "a"), ("c", "a")), "b", 1200),
+        ({}, ORDERS, "b", 1210),
+    ],
+)
+def test_the_member_that_costs_least_to_empty_is_the_one_to_remove(
+    sites: dict[str, str], orders: tuple[tuple[str, ...], ...], goes: str, copied: int
+) -> None:
+    """Its copies have the fewest bytes; a member that is alone on its site stays. Then the calls to hand over count."""
+    pool = a_pool()
+    members = {name: replace(member, site=sites.get(name, "east")) for name, member in pool.members.items()}
+    pool = replace(pool, members=members, table=Table(1, orders))
+    load = with_bytes({"a": 100, "b": 1000, "c": 10})
+    found = cheapest_to_empty(pool, load, capacity(pool, load))
+    assert found is not None
+    assert (found.member, found.copied_bytes) == (goes, copied)
+
+
+def test_no_member_goes_that_the_pool_wants_or_whose_load_the_others_cannot_carry() -> None:
+    for cpu in (0.8, 1.5):
+        assert cheapest_to_empty(a_pool(), with_cpu(cpu), capacity(a_pool(), with_cpu(cpu))) is None
 
 
 def test_it_is_not_known_while_a_member_has_not_reported() -> None:
