@@ -24,13 +24,13 @@ def memory_of(name: str, pid: int, source: str) -> Reading | None:
     Page cache does not count, neither inactive, as for the kubelet's working set, nor active: the kernel takes both
     back before it kills. Swap that the group may use counts as memory. A limit may be that of a parent group.
     """
-    return memory_in(name, _groups_of(pid), source)
+    return memory_in(name, groups_of(pid), source)
 
 
 def memory_in(name: str, groups: Iterable[Path], source: str) -> Reading | None:
     """The memory of the fullest of these groups, as :func:`memory_of` counts it; None if none has a limit."""
-    machine = _meminfo("MemTotal")
-    found = [one for group in groups if (one := _of_group(group)) is not None and one[1] < machine]
+    machine, swap = _meminfo("MemTotal", "SwapTotal")
+    found = [one for group in groups if (one := _of_group(group, swap)) is not None and one[1] < machine]
     if not found:
         return None
     used, limit, group = max(found, key=lambda one: one[0] / one[1])
@@ -133,16 +133,18 @@ def _links(pid: int) -> Iterator[str]:
                 yield os.readlink(entry.path)  # noqa: PTH115 - no path but socket:[1234]
 
 
-def _meminfo(name: str) -> int:
-    """A number of ``/proc/meminfo`` in bytes; 0 if it is not there."""
+def _meminfo(*names: str) -> list[int]:
+    """Numbers of ``/proc/meminfo`` in bytes; 0 for one that is not there."""
+    lines: list[str] = []
     with contextlib.suppress(OSError):
-        for line in (PROC / "meminfo").read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
-    return 0
+        lines = (PROC / "meminfo").read_text().splitlines()
+    found = {
+        name: int(rest.split()[0]) * 1024 for name, colon, rest in (line.partition(":") for line in lines) if colon
+    }
+    return [found.get(name, 0) for name in names]
 
 
-def _groups_of(pid: int) -> list[Path]:
+def groups_of(pid: int) -> list[Path]:
     """The control group of a process that counts memory, and its parents, as far as they are mounted here.
 
     The path of a process in another container lies outside of the groups that are mounted here. Then its own mount is
@@ -162,8 +164,8 @@ def _groups_of(pid: int) -> list[Path]:
     return []
 
 
-def _of_group(group: Path) -> tuple[float, float, Path] | None:
-    """Used bytes and limit of a group; None if it has no limit."""
+def _of_group(group: Path, machine_swap: int) -> tuple[float, float, Path] | None:
+    """Used bytes and limit of a group; None if it has no limit. ``machine_swap``: all the swap that there is."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         if (group / "memory.max").exists():
@@ -175,7 +177,7 @@ def _of_group(group: Path) -> tuple[float, float, Path] | None:
             cached = sum(int(stat.get(name, 0)) for name in _RECLAIMED_V1)
             swap, swap_limit = _swap(group / "memory.memsw.usage_in_bytes", group / "memory.memsw.limit_in_bytes")
             swap, swap_limit = max(swap - used, 0), max(swap_limit - limit, 0)  # these count memory and swap together
-        return max(used - cached, 0) + swap, limit + min(swap_limit, _meminfo("SwapTotal")), group
+        return max(used - cached, 0) + swap, limit + min(swap_limit, machine_swap), group
     return None
 
 

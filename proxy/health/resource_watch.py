@@ -24,7 +24,16 @@ from understudy.proxy.health.forecast import (
     worst,
 )
 from understudy.proxy.health.loop_lag import STALLED_AFTER, LoopLag
-from understudy.proxy.health.resource_usage import Listeners, descriptors, disk, memory_in, memory_of, resident, started
+from understudy.proxy.health.resource_usage import (
+    Listeners,
+    descriptors,
+    disk,
+    groups_of,
+    memory_in,
+    memory_of,
+    resident,
+    started,
+)
 from understudy.statesync.process.ticks import tick
 from understudy.statesync.tls.validity import validity
 
@@ -87,10 +96,12 @@ class UsageReader:
             memory = resident("memory", list(processes), self._watched.app_memory, source)
         elif self._watched.app_cgroup:
             memory = memory_in("memory", [self._watched.app_cgroup], source)
+        elif groups_of(first) == groups_of(self._me):
+            memory = None  # application and sidecar share a group: it is watched once, and read once
         else:
             memory = memory_of("memory", first, source)
             if memory and own and memory.source.split()[1:] == own.source.split()[1:]:
-                memory = None  # application and sidecar share a group: it is watched once
+                memory = None  # they share the group that has the limit
         files = [one for pid in processes if (one := descriptors("file descriptors", pid, source)) is not None]
         return [memory, max(files, key=lambda one: one.share, default=None)]
 

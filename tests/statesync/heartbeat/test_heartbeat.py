@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -59,7 +60,9 @@ beats = st.builds(
     boot=st.just("b"),
     state=st.just(MemberState.UP),
     applied=st.integers(0, 2),
-    reason=st.sampled_from(["", '"sent":7,', "\\"]),
+    reason=st.sampled_from(["", '"sent":7,', '"stall":0.5,"lacking":1,"sent":7,', "\\"]),
+    stall=st.sampled_from([0.0, 0.003, 1.5, 7, 1e-05, 1e300]),
+    lacking=st.integers(-1, 2),
     sent=st.integers(-1, 10**20) | st.sampled_from([0, 10, 10**17]),
     answers=st.booleans(),
 )
@@ -72,14 +75,37 @@ def test_a_stream_of_beats_is_read_as_if_each_were_read_alone(sent: list[Beat], 
         assert _read(reader.read, raw) == _read(Beat.decode, raw)
 
 
-@pytest.mark.parametrize("number", [b"007", b"1e3", b"-1", b"1.0", b" 1", b"9" * 19, b"", b'1,"sent":2'])
-def test_a_beat_with_a_strange_number_is_not_read_by_the_one_before(number: bytes):
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        *((b'"sent":5', number) for number in (b"007", b"1e3", b"-1", b"1.0", b" 1", b"9" * 19, b"", b'1,"sent":2')),
+        *(
+            (b'"stall":0.0', number)
+            for number in (b"00.1", b"1e3", b"-1.0", b"1", b"1.", b".5", b"", b'1.0,"stall":2.0')
+        ),
+        *((b'"lacking":0', number) for number in (b"007", b"-1", b"1.0", b"", b'1,"lacking":2')),
+    ],
+)
+def test_a_beat_with_a_strange_number_is_not_read_by_the_one_before(name: bytes, number: bytes):
     plain = Beat("cart", "cart-1", "b", MemberState.UP, 1, sent=5).encode()
     reader = BeatReader()
     assert reader.read(plain).sent == 5
     assert reader.read(plain.replace(b'"sent":5', b'"sent":6')).sent == 6
-    strange = plain.replace(b'"sent":5', b'"sent":' + number)
+    assert name in plain
+    strange = plain.replace(name, name.partition(b":")[0] + b":" + number)
     assert _read(reader.read, strange) == _read(Beat.decode, strange)
+
+
+def test_a_member_at_rest_on_a_busy_machine_has_its_beats_parsed_once(monkeypatch: pytest.MonkeyPatch):
+    parsed = []
+    decode = Beat.decode
+    monkeypatch.setattr(Beat, "decode", lambda raw: parsed.append(raw) or decode(raw))
+    rest = Beat("cart", "cart-1", "b", MemberState.UP, 1)
+    reader = BeatReader()
+    for number in range(9):
+        beat = replace(rest, stall=number / 1000, lacking=number % 2, sent=number)
+        assert reader.read(beat.encode()) == beat
+    assert len(parsed) == 1
 
 
 def _read(read: Callable[[bytes], Beat], raw: bytes) -> Beat | str:
