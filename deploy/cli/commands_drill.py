@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from understudy.deploy.cli.commands_drain import duration
-from understudy.deploy.common.completion import complete_member
+from understudy.deploy.common.completion import complete_member, complete_site
 from understudy.deploy.common.options import (
     EtcdOptions,
     TlsOptions,
@@ -36,9 +36,10 @@ Kinds:
   rolling      drain, restart and undrain all members, one after another
   etcd-leader  send SIGKILL to the etcd leader
   control      send SIGKILL to the leading control server
+  site         send SIGKILL to all members of a site at once, with the control servers and etcd members there
 
 """
-KINDS = ("kill", "freeze", "drain", "rolling", "etcd-leader", "control")
+KINDS = ("kill", "freeze", "drain", "rolling", "etcd-leader", "control", "site")
 
 
 def _address_if_given(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -53,6 +54,7 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
     + examples(
         "understudy drill kill --load 300",
         "understudy drill drain --member cart-2 --for 10s",
+        "understudy drill site --site east --load 300",
         "understudy drill freeze --load 200 --repeat 5 -o json",
         "understudy drill kill --pool cart --etcd etcd:2379 --admin envoy:9901 \\",
         "    --command 'kubectl delete pod {name} --grace-period=0 --force'",
@@ -64,6 +66,12 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
     default="",
     shell_complete=complete_member,
     help="Member to inject the fault into (kill, freeze, drain). Default: another one in each drill.",
+)
+@click.option(
+    "--site",
+    default="",
+    shell_complete=complete_site,
+    help="Site to kill (site). Default: another one in each drill.",
 )
 @click.option(
     "--load",
@@ -96,6 +104,7 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
 def drill(
     kind: str,
     member: str,
+    site: str,
     rate: int | None,
     seconds: float,
     repeat: int,
@@ -120,10 +129,11 @@ def drill(
     from understudy.deploy.drill.drill import DrillSettings
     from understudy.deploy.drill.report import drill_table, view_of
 
-    _check_options(DrillKind(kind), member=member, rate=rate, url=url, command=command, undo=undo)
+    _check_options(DrillKind(kind), member=member, site=site, rate=rate, url=url, command=command, undo=undo)
     settings = DrillSettings(
         kind=DrillKind(kind),
         member=member,
+        site=site,
         rate=rate or 0,
         seconds=seconds,
         repeat=repeat,
@@ -143,12 +153,16 @@ def drill(
     raise SystemExit(0 if view["ok"] else 1)
 
 
-def _check_options(kind: "DrillKind", *, member: str, rate: int | None, url: str, command: str, undo: str) -> None:
+def _check_options(
+    kind: "DrillKind", *, member: str, site: str, rate: int | None, url: str, command: str, undo: str
+) -> None:
     """Raise ``click.UsageError`` for options that contradict each other, or that would hit another target."""
     if member and not kind.of_a_member:
         of_members = ", ".join(other for other in type(kind) if other.of_a_member)
         raise click.UsageError(f"--member has no effect on 'drill {kind}': it is for {of_members}")
-    if command and "{name}" not in command and not member and kind != "drain":
+    if site and kind != "site":
+        raise click.UsageError(f"--site has no effect on 'drill {kind}': it is for site")
+    if command and "{name}" not in command and not member and not site and kind != "drain":
         raise click.UsageError(
             f"--command {command!r} does not name its target, and each drill has another target: "
             "write {name} in place of the target's name, or choose one member with --member"

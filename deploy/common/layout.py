@@ -23,13 +23,14 @@ PROCESSES_FILE = "processes.json"
 class ControlAddresses:
     """A control server: xDS, heartbeats and OTLP at ``grpc``, admin at ``http`` (both ``host:port``).
 
-    ``otlp_http`` is its address for OTLP over HTTP, '' for none.
+    ``otlp_http`` is its address for OTLP over HTTP, '' for none. ``site`` is where it would run, '' for no site.
     """
 
     name: str
     grpc: str
     http: str
     otlp_http: str = ""
+    site: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class PoolAddresses:
 class Layout:
     """The addresses of a local pool. ``etcd`` has client URLs, ``etcd_peers`` the peer URLs of etcd.
 
-    ``beside``: the other pools that run with it.
+    ``beside``: the other pools that run with it. ``etcd_sites``: where each etcd member would run, '' for no site.
     """
 
     pool: str
@@ -85,6 +86,7 @@ class Layout:
     front: FrontAddresses
     members: tuple[MemberAddresses, ...]
     beside: tuple[PoolAddresses, ...] = ()
+    etcd_sites: tuple[str, ...] = ()
 
     def of(self, pool: str) -> "Layout | None":
         """The layout of one of the pools; None if ``pool`` does not run here."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.member_views import order_of, slots_of
+from understudy.deploy.inspect.sites import copies_by_slot
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.records import MemberState
 from understudy.statesync.pool.spec import Objectives
@@ -27,6 +28,7 @@ class DrillKind(StrEnum):
     ROLLING = "rolling"
     ETCD_LEADER = "etcd-leader"
     CONTROL = "control"
+    SITE = "site"
 
     @property
     def of_a_member(self) -> bool:
@@ -37,6 +39,11 @@ class DrillKind(StrEnum):
     def of_a_leader(self) -> bool:
         """Whether the target is the leader of the control servers or of etcd. Then no slot has to change its active."""
         return self in (DrillKind.CONTROL, DrillKind.ETCD_LEADER)
+
+    @property
+    def kills_members(self) -> bool:
+        """Whether members are killed, which a supervisor starts again at once."""
+        return self in (DrillKind.KILL, DrillKind.SITE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,23 @@ def refusals(facts: PoolSnapshot, kind: DrillKind) -> list[str]:
                 "loss of one ('understudy up --etcds 3', or give all of them with --etcd)"
             )
     return reasons
+
+
+def site_refusals(state: PoolState, site: str) -> list[str]:
+    """The reasons why the members of a site must not be killed, beside those of :func:`refusals`."""
+    able = {at.record.site for at in state.members.values() if at.record.state.may_hold_slots}
+    if not able - {site}:
+        return [f"no other site than {site} has members: start some with another --site"]
+    copies, there = copies_by_slot(state), members_of_site(state, site)
+    alone = [slot for slot, at in state.owners.items() if at.record.active in there and not copies[slot] - {site}]
+    if not alone:
+        return []
+    return [f"{len(alone)} slots have no current copy outside site {site} yet: see 'understudy site status'"]
+
+
+def members_of_site(state: PoolState, site: str) -> list[str]:
+    """The members on a site."""
+    return sorted(name for name, at in state.members.items() if at.record.site == site)
 
 
 def _absent(state: PoolState, now: float) -> list[str]:
@@ -121,6 +145,9 @@ def not_recovered(state: PoolState, before: Mapping[str, int], boots: Mapping[st
     moving = not_converged(state, [])
     if moving:
         return moving
+    spec = state.spec.record if state.spec else None
+    if state.table and state.table.record.resting and spec and spec.recovery != "prefer_site":
+        return ""  # by the pool's recovery the site that stood in goes on
     # A share may be one slot off, before and now.
     now = slots_by_member(state)
     short = [name for name, count in before.items() if now.get(name, 0) < count - 2]

@@ -19,9 +19,11 @@ from understudy.deploy.drill.conditions import (
     DrillKind,
     PoolSnapshot,
     durability_of,
+    members_of_site,
     missed,
     not_recovered,
     refusals,
+    site_refusals,
     slots_by_member,
     without_successor,
 )
@@ -57,6 +59,7 @@ class DrillSettings:
 
     kind: DrillKind
     member: str = ""
+    site: str = ""
     rate: int = 0
     seconds: float = 5.0
     repeat: int = 1
@@ -134,6 +137,8 @@ class Drill:
             raise DrillRefused(f"the drill is refused, nothing was changed:\n{reasons}")
         state = await self._state()
         name = await self._target(state, number)
+        if self._settings.kind is DrillKind.SITE and (reasons := "\n".join(site_refusals(state, name))):
+            raise DrillRefused(f"the drill is refused, nothing was changed:\n{reasons}")
         measure = self._measure(require_pool(state, self._place.etcd))
         try:
             await measure.start()
@@ -159,9 +164,10 @@ class Drill:
         await asyncio.sleep(COOL_DOWN)
         took = time.monotonic() - began
         kind = settings.kind
-        if kind is DrillKind.KILL:
+        if kind.kills_members:
             ended = began  # the supervisor starts it again at once
-        seen = await measure.finish(InjectedFault(kind, name, began, ended))
+        there = frozenset(members_of_site(before, name)) if kind is DrillKind.SITE else frozenset()
+        seen = await measure.finish(InjectedFault(kind, name, began, ended, there))
         return await self._finish(name, successor, before, at, took, seen)
 
     async def _inject(self, name: str, before: PoolState) -> dict[str, str]:
@@ -174,10 +180,12 @@ class Drill:
             await self._drain(name)
         elif kind is DrillKind.ROLLING:
             return await self._roll(before)
+        elif kind is DrillKind.SITE:
+            await injector.kill_site(name, members_of_site(before, name))
         else:
             await injector.kill(name)
-        boots = {member: at.record.boot for member, at in before.members.items()}
-        return {name: boots[name]} if kind is DrillKind.KILL else {}
+        hit = members_of_site(before, name) if kind is DrillKind.SITE else [name]
+        return {member: before.members[member].record.boot for member in hit} if kind.kills_members else {}
 
     async def _drain(self, member: str) -> None:
         """Drain a member, with a time limit in case this process is killed, and wait until it owns no slots."""
@@ -234,7 +242,19 @@ class Drill:
             return wanted or names[number % len(names)]
         if kind is DrillKind.ROLLING:
             return "all members"
+        if kind is DrillKind.SITE:
+            return self._site(state, number)
         return await self._leader(state)
+
+    def _site(self, state: PoolState, number: int) -> str:
+        """The given site, or each site in turn."""
+        sites, wanted = sorted({at.record.site for at in state.members.values()} - {""}), self._settings.site
+        if wanted and wanted not in sites:
+            known = f"its sites are {', '.join(sites)}" if sites else "its members have no --site"
+            raise NegativeAnswer(f"pool {state.keys.pool} has no member on site {wanted!r}; {known}")
+        if not sites:
+            raise NegativeAnswer(f"the members of pool {state.keys.pool} have no site: start them with --site")
+        return wanted or sites[number % len(sites)]
 
     async def _leader(self, state: PoolState) -> str:
         """The present leader of the control servers, or of etcd (its endpoint), by the kind of drill; '' for none."""
@@ -253,7 +273,7 @@ class Drill:
                 return f"control server {', '.join(absent) or 'leader'} is not back"
             if self._settings.kind is DrillKind.CONTROL and (unled := without_successor(before, state)):
                 return unled
-            if self._settings.kind is DrillKind.ETCD_LEADER:
+            if self._settings.kind in (DrillKind.ETCD_LEADER, DrillKind.SITE):
                 silent = [status.endpoint for status in await self._etcd.status() if status.errors]
                 if silent:
                     return f"etcd at {', '.join(silent)} is not back"
@@ -308,7 +328,7 @@ class Drill:
     ) -> DrillResult:
         state, kind = await self._state(), self._settings.kind
         recorder = DrillRecorder(self._etcd, state, kind, self._settings.tls)
-        caused = recorder.caused(before, name)
+        caused = recorder.caused(before, members_of_site(before, name) if kind is DrillKind.SITE else [name])
         if not caused and kind.of_a_leader:
             caused = [recorder.change_of_leader(name, successor, at)]
         seen = replace(seen, took_ms=await recorder.slowest_ms(caused))

@@ -10,7 +10,7 @@ import contextlib
 import os
 import shlex
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +25,9 @@ class FaultInjector(Protocol):
 
     async def kill(self, name: str) -> None:
         """Kill it without a warning. A supervisor starts it again."""
+
+    async def kill_site(self, site: str, members: Sequence[str]) -> None:
+        """Kill all of a site at once: its members, and what else runs there. A supervisor starts it again."""
 
     async def freeze(self, name: str) -> None:
         """Freeze it until :meth:`undo`."""
@@ -47,6 +50,13 @@ class LocalInjector:
     async def kill(self, name: str) -> None:
         """Send SIGKILL to all its processes."""
         self._signal(self._pids(name), signal.SIGKILL)
+
+    async def kill_site(self, site: str, members: Sequence[str]) -> None:
+        """Send SIGKILL to all processes of its members, its control servers and its members of etcd."""
+        layout = self._layout
+        names = [*members, *(control.name for control in layout.controls if control.site == site)]
+        names += [url for url, where in zip(layout.etcd, layout.etcd_sites, strict=False) if where == site]
+        self._signal([pid for name in names for pid in self._pids(name)], signal.SIGKILL)
 
     async def freeze(self, name: str) -> None:
         """Send SIGSTOP to all its processes."""
@@ -105,6 +115,10 @@ class CommandInjector:
         """Run the command."""
         self._targets.append(name)
         await run_template(self._command, {"name": name})
+
+    async def kill_site(self, site: str, members: Sequence[str]) -> None:  # noqa: ARG002 - the command knows them
+        """Run the command once, for the site."""
+        await self.kill(site)
 
     async def freeze(self, name: str) -> None:
         """Run the command."""

@@ -28,12 +28,16 @@ _COUNTERS = ("downstream_rq_completed", "downstream_rq_5xx", "downstream_rq_tx_r
 
 @dataclass(frozen=True, slots=True)
 class InjectedFault:
-    """A fault: its target, and when it began and ended. At ``ended`` the target was (or may have been) back."""
+    """A fault: its target, and when it began and ended. At ``ended`` the target was (or may have been) back.
+
+    ``members``: the members that were hit, if they are not the target itself.
+    """
 
     kind: DrillKind
     name: str
     began: float
     ended: float = math.inf
+    members: frozenset[str] = frozenset()
 
 
 class ClientMeasure(Protocol):
@@ -69,7 +73,8 @@ class LoadMeasure:
         """Stop the requests, read every session once more, and check the history."""
         await self._load.stop()
         final = await self._load.final_contents()
-        killing = MemberKill(fault.name, fault.began, fault.ended) if fault.kind.of_a_member else None
+        hit = fault.kind.of_a_member or fault.members
+        killing = MemberKill(fault.name, fault.began, fault.ended, fault.members) if hit else None
         result = check_history(self._load.history, final, killing, pacing=self._load.pacing)
         return client_view(result, self._load.history, fault)
 
@@ -90,7 +95,7 @@ def client_view(result: HistoryReport, history: Sequence[Op], fault: InjectedFau
         failed=result.failed_requests,
         gap=None if math.isnan(gap.max) else (gap.p50, gap.p99, gap.max),
         wait=(percentile(each, 0.5), percentile(each, 0.99), max(each)) if each else None,
-        touched=result.sessions_touched if fault.kind.of_a_member else None,
+        touched=result.sessions_touched if fault.kind.of_a_member or fault.members else None,
         lost_writes=result.lost_writes,
         # In a rolling restart every session moves; needless moves cannot be told from others.
         needless_moves=None if fault.kind is DrillKind.ROLLING else result.moved_needlessly,

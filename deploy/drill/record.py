@@ -5,7 +5,7 @@ So a review can distinguish drills from real failovers, and has the same figures
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from understudy.deploy.common.errors import DeployError
@@ -50,12 +50,12 @@ class DrillRecorder:
         self._tls = tls
         self._spans: dict[str, list[StoredSpan]] = {}
 
-    def caused(self, before: PoolState, name: str) -> list[FailoverRecord]:
-        """The failover records that are newer than ``before`` and about ``name``, oldest first."""
+    def caused(self, before: PoolState, names: Collection[str]) -> list[FailoverRecord]:
+        """The failover records that are newer than ``before`` and about ``names``, oldest first."""
         known = {at.record.trace for at in before.failovers.values()}
         new = [at.record for at in self._state.failovers.values() if at.record.trace not in known]
         every = self._kind is DrillKind.ROLLING
-        mine = [part for part in new if every or name in (part.source, part.to)]
+        mine = [part for part in new if every or part.source in names or part.to in names]
         return sorted(mine, key=lambda part: part.started)
 
     def change_of_leader(self, name: str, successor: str, at: float) -> FailoverRecord:

@@ -45,11 +45,19 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class MemberKill:
-    """The member that was killed, with the times of the kill and of its new start, by the clock of the operations."""
+    """The member that was killed, with the times of the kill and of its new start, by the clock of the operations.
+
+    ``others`` are members that were killed at the same time.
+    """
 
     member: str
     killed_at: float
     rejoined_at: float = math.inf
+    others: frozenset[str] = frozenset()
+
+    def hit(self, member: str | None) -> bool:
+        """Whether ``member`` was killed."""
+        return member == self.member or member in self.others
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +215,7 @@ def _moved_needlessly(ops: Sequence[Op], killing: MemberKill | None) -> bool:
             continue
         if killing is None:
             return True
-        left_killed_member = before.served_by == killing.member and before.started < killing.rejoined_at
+        left_killed_member = killing.hit(before.served_by) and before.started < killing.rejoined_at
         if not (left_killed_member or _came_back(after, killing)):
             return True
         if left_killed_member and after.ended < killing.killed_at:
@@ -217,7 +225,7 @@ def _moved_needlessly(ops: Sequence[Op], killing: MemberKill | None) -> bool:
 
 def _came_back(op: Op, killing: MemberKill) -> bool:
     """Whether the killed member gave this answer after its restart."""
-    return op.served_by == killing.member and op.ended >= killing.rejoined_at
+    return killing.hit(op.served_by) and op.ended >= killing.rejoined_at
 
 
 def _excursions(served: Sequence[Op], killing: MemberKill | None) -> set[int]:
@@ -242,8 +250,7 @@ def _moved_back(ops: Sequence[Op], killing: MemberKill) -> bool:
     """Whether the restarted member served the session after its restart, and another member before."""
     served = _served(ops)
     return any(
-        before.served_by != killing.member and _came_back(after, killing)
-        for before, after in itertools.pairwise(served)
+        not killing.hit(before.served_by) and _came_back(after, killing) for before, after in itertools.pairwise(served)
     )
 
 
@@ -258,9 +265,9 @@ def _gaps(sessions: Iterable[Sequence[Op]], killing: MemberKill, pacing: float) 
         before = [
             op
             for op in answers
-            if op.ended <= killing.killed_at or (op.served_by == killing.member and op.ended < killing.rejoined_at)
+            if op.ended <= killing.killed_at or (killing.hit(op.served_by) and op.ended < killing.rejoined_at)
         ]
-        if not before or before[-1].served_by != killing.member:
+        if not before or not killing.hit(before[-1].served_by):
             continue
         last = before[-1].ended
         after = next((op for op in answers if op.ended > last), None)

@@ -13,7 +13,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Self
@@ -67,8 +67,9 @@ class LocalSettings:
     ``more``: the specs of further pools, each with as many members; one front Envoy serves all of them, at the host of
     ``listen``. ``app_timeout`` is the number of seconds for ``app`` to become ready after all other processes; the
     examples have more. ``otlp_http``: control servers also receive OTLP over HTTP. ``sites``: members are assigned to
-    them in turn, those of a site to ``zones`` in turn, and those of a zone to ``hosts`` in turn. ``app_versions``:
-    members name these versions of the application in turn.
+    them in turn, those of a site to ``zones`` in turn, and those of a zone to ``hosts`` in turn. Control servers and
+    members of etcd are assigned as :func:`site_of` says, for ``understudy drill site``.
+    ``app_versions``: members name these versions of the application in turn.
     """
 
     directory: Path
@@ -136,6 +137,7 @@ def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
                 grpc=ports.pick(),
                 http=ports.pick(),
                 otlp_http=ports.pick() if settings.otlp_http else "",
+                site=site_of(settings.sites, number - 1, settings.controls),
             )
             for number in range(1, settings.controls + 1)
         ),
@@ -145,7 +147,16 @@ def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
             PoolAddresses(spec.pool, _listen(settings, spec), _members(settings, spec.pool, ports))
             for spec in settings.more
         ),
+        etcd_sites=tuple(site_of(settings.sites, number, settings.etcds) for number in range(settings.etcds)),
     )
+
+
+def site_of(sites: Sequence[str], number: int, count: int) -> str:
+    """The site of one of ``count`` control servers or members of etcd; '' for none.
+
+    Each site has as many. Those that are left over are elsewhere, like the witness among three members of etcd.
+    """
+    return sites[number % len(sites)] if sites and number < count // len(sites) * len(sites) else ""
 
 
 def _listen(settings: LocalSettings, spec: PoolSpec) -> str:

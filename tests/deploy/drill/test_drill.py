@@ -28,6 +28,7 @@ from understudy.deploy.drill.conditions import (
     missed,
     not_recovered,
     refusals,
+    site_refusals,
     without_successor,
 )
 from understudy.deploy.drill.drill import DrillResult
@@ -37,11 +38,20 @@ from understudy.deploy.drill.report import drill_table, view_of
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.sync import newest_revision, read_sync
 from understudy.deploy.inspect.traces import read_trace
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.local_pool import LocalPool, LocalSettings, site_of
 from understudy.statesync.etcd.client import EndpointStatus, EtcdClient
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import ControlServer, Intent, Member, MemberState, Owner, Table
-from understudy.statesync.pool.spec import HealthChecks, Liveness, Objectives, PoolSpec
+from understudy.statesync.pool.records import (
+    ControlServer,
+    Intent,
+    Member,
+    MemberState,
+    Owner,
+    Process,
+    SyncRecord,
+    Table,
+)
+from understudy.statesync.pool.spec import HealthChecks, Liveness, Objectives, PoolSpec, SiteSpec
 from understudy.statesync.pool.state import At, PoolState
 from understudy.telemetry.slo.waterfall import phases, root_of
 from understudy.telemetry.tracing.names import DRILL, DRILL_GAP_MS
@@ -99,6 +109,40 @@ def test_a_restarted_member_must_come_back_as_another_boot_and_with_its_share() 
     assert not_recovered(state, before, {}) == ""
     assert not_recovered(state, before, {"cart-1": "cart-1-a"}) == "cart-1 is not back"
     assert "cart-2 without a full share of slots" in not_recovered(state, {"cart-1": 2, "cart-2": 9}, {})
+
+
+def on_two_sites(*, standby: str = "west") -> PoolState:
+    """The pool at rest, with its second member on ``standby``; the slots of the first have their copies."""
+    state = at_rest()
+    for name, site in (("cart-1", "east"), ("cart-2", standby)):
+        state.members[name] = At(replace(state.members[name].record, site=site), 1)
+    copies = (Process("cart-1", "cart-1-a"), Process("cart-2", "cart-2-a"))
+    state.sync_sets = {slot: At(SyncRecord(1, copies), 1) for slot in (0, 2)}
+    return state
+
+
+def test_a_site_is_killed_only_where_another_has_a_copy_of_all_that_it_serves() -> None:
+    assert site_refusals(on_two_sites(), "east") == []
+    assert "2 slots have no current copy outside site west" in site_refusals(on_two_sites(), "west")[0]
+    assert "no other site than east has members" in site_refusals(on_two_sites(standby="east"), "east")[0]
+
+
+def test_a_site_that_waits_for_an_operator_is_no_fault_of_the_drill() -> None:
+    state = at_rest()
+    weights = {"east": SiteSpec(weight=100), "west": SiteSpec(weight=0)}
+    state.spec = At(PoolSpec(pool="cart", slots=4, copies=2, sites=weights), 1)
+    orders = (("cart-1", "cart-2"), ("cart-2", "cart-1")) * 2
+    before = {"cart-1": 2, "cart-2": 9}
+    assert not_recovered(state, before, {}) != ""
+    state.table = At(Table(1, orders, resting={"east": 100}), 1)
+    assert not_recovered(state, before, {}) == ""
+
+
+def test_control_servers_and_etcd_members_are_shared_among_sites_and_the_odd_one_is_elsewhere() -> None:
+    sites = ("east", "west")
+    assert [site_of(sites, number, 3) for number in range(3)] == ["east", "west", ""]
+    assert [site_of(sites, number, 4) for number in range(4)] == ["east", "west", "east", "west"]
+    assert [site_of(sites, 0, 1), site_of((), 0, 3)] == ["", ""]
 
 
 def test_a_killed_leaders_own_record_is_no_successor() -> None:

@@ -38,6 +38,14 @@ def test_a_clean_failover_with_a_return_is_flawless():
     assert result.client_gap_ms.max == pytest.approx(20.0)
 
 
+def test_the_sessions_of_every_member_that_was_killed_count():
+    both = replace(KILLING, others=frozenset({"cart-3"}))
+    history = [*CLEAN[:5], read("b", 5.6, "cart-4", {"b1": 1}), read("b", 14.0, "cart-3", {"b1": 1})]
+    result = check_history(history, CLEAN_END, both, pacing=1.0)
+    assert (result.sessions_touched, result.moved_needlessly) == (2, 0)
+    assert check_history(history, CLEAN_END, KILLING, pacing=1.0).sessions_touched == 1
+
+
 def test_an_acknowledged_write_that_is_missing_at_the_end_is_lost():
     result = check_history(CLEAN, {**CLEAN_END, "a": {"a1": 1}}, KILLING)
     assert (result.lost_writes, result.flawless) == (1, False)
