@@ -19,11 +19,41 @@ async def ask_capacity(state: PoolState) -> View:
     """The capacity; raises :class:`NegativeAnswer` with the reason if no control server knows it."""
     controls = [at.record.http for at in state.controls.values()]
     answers: list[Any] = await ask_controls(controls, CAPACITY_PATH, state.keys.pool)
-    for answer in answers:
-        if isinstance(answer, dict) and isinstance(answer.get("losses"), list):
-            return answer
+    known = [answer for answer in answers if isinstance(answer, dict) and isinstance(answer.get("losses"), list)]
+    if known:
+        return max(known, key=_known_days)
     none = f"pool {state.keys.pool} has no control server: start one with 'understudy control'"
     raise NegativeAnswer("; ".join(sorted({str(one) for one in answers})) or none)
+
+
+def _known_days(answer: View) -> int:
+    """For how many days a control server knows the pool's growth; earlier releases know none."""
+    return max((one["known_days"] for one in answer.get("growth", ())), default=0)
+
+
+def growth_line(one: View) -> str:
+    """When a limit is reached, as text."""
+    used = f"{_amount(one, 'used')} of {_amount(one, 'limit')}" if one["limit"] else f"{_amount(one, 'used')}, no limit"
+    if not one["trend"]:
+        return f"{used}; not enough history: {one['known_days']} whole days of {one['needed_days']}"
+    if one["earliest"] is None:
+        return f"{used}; not within {one['horizon']} days, by {one['known_days']} days"
+    if one["days"] is None:
+        soonest = f"at the earliest in {one['earliest']} (90 %)"
+        return f"{used}; limit not within {one['horizon']} days, and {soonest}, by {one['known_days']} days"
+    latest = "never" if one["latest"] is None else str(one["latest"])
+    return f"{used}; limit in {one['days']} days (90 %: {one['earliest']} to {latest}), by {one['known_days']} days"
+
+
+def _amount(one: View, part: str) -> str:
+    match one["resource"]:
+        case "memory":
+            return f"{100 * one[part]:.0f} %"
+        case "etcd":
+            return size(one[part])
+        case "cpu":
+            return f"{one[part]:.2f} CPUs"
+    return f"{one[part]:.0f}"
 
 
 def capacity_table(view: View) -> RenderableType:
@@ -47,15 +77,28 @@ def capacity_table(view: View) -> RenderableType:
         Text(heading),
         table,
         *(Text(note, style="dim") for note in notes),
+        *_growth(view),
         *(Text(f"! {step}", style="yellow") for step in view["advice"]),
     )
+
+
+def _growth(view: View) -> list[RenderableType]:
+    """The days until each limit; nothing for a control server of an earlier release."""
+    rows = view.get("growth", ())
+    if not rows:
+        return []
+    table = plain_table("growth", "by daily peaks")
+    for one in rows:
+        table.add_row(one["resource"], growth_line(one))
+    steps = [Text(f"{one['resource']}: {one['advice']}", style="dim") for one in rows if one["advice"]]
+    return [table, *steps]
 
 
 def _scale_in(view: View) -> str:
     one = view["scale_in"]
     return (
-        f"one member may go. {one['member']} costs least to empty: {one['slots']} slots and {one['sessions']} sessions "
-        f"and {one['calls']:.1f} calls/s are handed over, {size(one['copied_bytes'])} are copied "
+        f"one member may go. {one['member']} costs least to empty: {one['slots']} slots ({one['sessions']} sessions, "
+        f"{one['calls']:.1f} calls/s) are handed over, {size(one['copied_bytes'])} are copied "
         f"('understudy drain {one['member']} --pool {view['pool']}', then stop it)"
     )
 

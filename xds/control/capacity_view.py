@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.membership.load_book import PoolLoad
 from understudy.xds.planning.capacity import USABLE, Capacity, NotKnown, ScaleIn, advice, capacity
+from understudy.xds.planning.growth import FEWEST_DAYS, HORIZON, Growth, Resource
 
 
 def capacity_view(found: Capacity, pool: str, scale_in: ScaleIn | None) -> dict[str, Any]:
@@ -27,6 +28,26 @@ def capacity_view(found: Capacity, pool: str, scale_in: ScaleIn | None) -> dict[
         ],
         "advice": advice(found, pool),
         "scale_in": msgspec.to_builtins(scale_in),
+    }
+
+
+_REMEDIES: dict[Resource, str] = {
+    "sessions": "raise limits.sessions (understudy apply), or lower session_ttl",
+    "memory": "give members more memory, or start another member",
+    "cpu": "start another member (understudy sidecar ..., or kubectl scale)",
+    "etcd": "raise etcd's --quota-backend-bytes, and see that it is compacted (docs/operations.md)",
+}
+
+
+def growth_view(one: Growth, pool: str) -> dict[str, Any]:
+    """The growth of a resource as JSON, with what to do if its limit may be reached within the horizon."""
+    near = one.trend and one.earliest is not None
+    return {
+        **msgspec.to_builtins(one),
+        "needed_days": FEWEST_DAYS,
+        "horizon": HORIZON,
+        "pool": pool,
+        "advice": _REMEDIES[one.resource] if near else "",
     }
 
 

@@ -31,6 +31,7 @@ from understudy.telemetry.tracing.setup import Telemetry
 from understudy.xds.control.balancer import Balancer
 from understudy.xds.control.decision_log import DecisionLog
 from understudy.xds.control.election import Leadership
+from understudy.xds.control.growth_watch import GrowthWatch
 from understudy.xds.control.leader import Leader
 from understudy.xds.control.rebalancer import Rebalancer
 from understudy.xds.membership.answer_times import AnswerTimes
@@ -154,6 +155,8 @@ class Controller:
             client, keys, leadership, self.state_builder, lambda: self.loads.current(telemetry.now_ns()), actor.who
         )
 
+        self.growth = GrowthWatch(client, self.state_builder.current, lambda: self.loads.current(telemetry.now_ns()))
+
     @property
     def loads(self) -> LoadBook:
         """What members report of their load."""
@@ -172,6 +175,7 @@ class Controller:
             "leader": self.leader.run(),
             "rebalance": self.rebalancer.run(),
             "load balance": self.balancer.run(),
+            "growth": self.growth.run(),
             "audit retention": self._log.run(),
             "failover tracer": self.tracer.run(),
         }

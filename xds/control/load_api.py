@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from understudy.statesync.pool.records import ForecastLevel
-from understudy.xds.control.capacity_view import capacity_view
+from understudy.xds.control.capacity_view import capacity_view, growth_view
 from understudy.xds.control.load_view import load_view, member_load_view
 from understudy.xds.control.pool_service import PoolService
 from understudy.xds.control.rebalance_view import advice_view, asked_balance, plan_view, proposal_view
@@ -66,7 +66,10 @@ class LoadApi:
             found = await asyncio.to_thread(capacity, cluster, load)
         except NotKnown as error:
             return problem_reply(409, "not-known", "not known yet", str(error))
-        return json_reply(capacity_view(found, service.pool, cheapest_to_empty(cluster, load, found)))
+        view = capacity_view(found, service.pool, cheapest_to_empty(cluster, load, found))
+        return json_reply(
+            {**view, "growth": [growth_view(one, service.pool) for one in service.controller.growth.growth()]}
+        )
 
 
 def _too_busy(service: PoolService) -> dict[str, str]:

@@ -176,7 +176,7 @@ def cheapest_to_empty(cluster: ClusterState, load: PoolLoad, found: Capacity) ->
         return of_site == 1 or (bool(member.zone) and places.count((member.site, member.zone)) == 1)
 
     costs = [(alone(name), _emptying(cluster, load, name)) for name in able]
-    ranked = sorted(costs, key=lambda one: (one[0], one[1].copied_bytes, one[1].calls, one[1].member))
+    ranked = sorted(costs, key=lambda one: (one[0], one[1].copied_bytes, one[1].calls, one[1].slots, one[1].member))
     return ranked[0][1] if ranked else None
 
 
