@@ -26,7 +26,8 @@ ROOT = Path(__file__).parents[2]
 
 _MARK = "fork-server:"
 _LONGEST_REQUEST = 1 << 17
-_PATIENCE = 120.0
+_PATIENCE = 600.0
+"""Seconds for the server to load, which takes 4 s of CPU, and for an answer. Its end is noticed at once."""
 _PR_SET_CHILD_SUBREAPER = 36
 # Besides what Python reads as it starts: what is linked at the start of a process.
 _AT_START = ("PYTHON", "LD_", "FAKETIME")
