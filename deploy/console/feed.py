@@ -18,6 +18,7 @@ import msgspec
 
 from understudy.deploy.console.changes import changes
 from understudy.deploy.console.frame import Frame, Surroundings, frame_of
+from understudy.deploy.console.pace import REFRESH_SECONDS, Pace
 from understudy.deploy.console.subscribers import StreamEvent, Subscriber, encoded
 from understudy.deploy.inspect.envoys import read_envoys
 from understudy.deploy.inspect.fronts import front_warnings, read_fronts
@@ -34,13 +35,6 @@ logger = logging.getLogger(__name__)
 
 MERGE_SECONDS = 0.05
 """How long a frame waits after a change, so that one frame shows what belongs together."""
-LEAST_INTERVAL = 0.25
-"""Seconds between two frames: four a second at the most. A claim is shown after at most this and MERGE_SECONDS."""
-SHARE_OF_TIME = 0.2
-"""The share of time that building frames may take, so that large pools get fewer frames."""
-LONGEST_INTERVAL = 2.0
-REFRESH_SECONDS = 1.0
-"""Seconds between two looks at what etcd does not tell: heartbeats, and intents that end by themselves."""
 ASK_SECONDS = 5.0
 """Seconds between two questions to all control servers about Envoys and requests."""
 PING_SECONDS = 5.0
@@ -60,6 +54,9 @@ class PoolFeed:
         self._state = PoolState(PoolKeys(service.pool))
         self._informer = Informer(parts.client, self._state.keys.records, self._on_batch)
         self._changed = asyncio.Event()
+        self._building = asyncio.Lock()
+        self._pace = Pace()
+        self._built_at = float("-inf")
         self._asked = asyncio.Event()
         self._around = Surroundings()
         self._frame: Frame | None = None
@@ -87,14 +84,13 @@ class PoolFeed:
     async def _keep_building(self) -> None:
         while self._subscribers or time.monotonic() - self.used_at < IDLE_SECONDS:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REFRESH_SECONDS):
+                async with asyncio.timeout(self._pace.refresh):
                     await self._changed.wait()
             await asyncio.sleep(MERGE_SECONDS)
             if self._subscribers:
-                began = time.monotonic()
-                await self._advance()
-                took = time.monotonic() - began
-                await asyncio.sleep(min(max(LEAST_INTERVAL, took / SHARE_OF_TIME), LONGEST_INTERVAL) - MERGE_SECONDS)
+                async with self._building:
+                    await self._advance()
+                await asyncio.sleep(self._pace.pause - MERGE_SECONDS)
 
     async def _keep_asking(self) -> None:
         """Ask all control servers about Envoys and requests, and the trace store how long failovers took."""
@@ -141,13 +137,16 @@ class PoolFeed:
             async with asyncio.timeout(SYNC_TIMEOUT):
                 await self._informer.synced.wait()
                 await self._asked.wait()
-        await self._advance()
+        async with self._building:
+            if self._changed.is_set() or time.monotonic() - self._built_at > self._pace.refresh:
+                await self._advance()
         if self._frame is None:
             raise RuntimeError("no frame was built")
         return self._frame
 
     async def _advance(self) -> None:
-        """Build a frame, and send what has changed since the last one."""
+        """Build a frame, and send what has changed since the last one. Only under the lock ``_building``."""
+        began = time.monotonic()
         self._changed.clear()
         state, revision = self.records()
         detector, now_ns = self.service.controller.detector, self.service.now_ns()
@@ -156,10 +155,9 @@ class PoolFeed:
             self._around, heard=heard_by([report]), took_ms=await self._durations(state)
         )
         before = self._frame
-        frame = await asyncio.to_thread(frame_of, state, revision, time.time(), self._around)
-        if self._frame is not before:
-            return  # another task was faster
-        differ = changes(before, frame) if before else None
+        frame, differ = await asyncio.to_thread(_next, before, state, revision, self._around)
+        self._built_at = time.monotonic()
+        self._pace.built(self._built_at, self._built_at - began)
         if before is not None and differ is None:
             return
         self._frame = frame
@@ -220,6 +218,14 @@ class PoolFeed:
         if self._encoded is None:
             raise RuntimeError("no frame was built")
         return self._encoded
+
+
+def _next(
+    before: Frame | None, state: PoolState, revision: int, around: Surroundings
+) -> tuple[Frame, dict[str, Any] | None]:
+    """The pool now, and what differs from the frame before."""
+    frame = frame_of(state, revision, time.time(), around)
+    return frame, changes(before, frame) if before is not None else None
 
 
 def encoded_ping(silent_seconds: float) -> bytes:

@@ -116,7 +116,7 @@ def _members(state: PoolState, rows: Iterable[View], marks: Mapping[str, Mark], 
         for row in rows
         for out, until in (_out_of_service(state, row, offline, now),)
     ]
-    made.sort(key=lambda row: (row["well"], natural(row["member"])))
+    made.sort(key=lambda row: (row["well"], marks.get(row["member"], UNKNOWN).place))
     return {row["member"]: row for row in made}
 
 

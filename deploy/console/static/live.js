@@ -255,10 +255,16 @@ const policy = globalThis.trustedTypes?.createPolicy("understudy", {
   },
 });
 
+// Of a list that has only some of the rows on this page: the keys of these. The others need not be sent to this tab.
+function shownRows() {
+  const lists = [...document.querySelectorAll("[data-rows]")];
+  return Object.fromEntries(lists.map(list => [list.dataset.rows, [...keyed(list).keys()]]));
+}
+
 function connect() {
   if (typeof SharedWorker === "undefined") {
     own?.close();
-    own = new Stream(events, message => take(part(message, topics)));
+    own = new Stream(events, message => take(part(message, topics, shownRows())));
     return;
   }
   if (!port) {
@@ -267,7 +273,7 @@ function connect() {
     port.onmessage = ({ data }) => take(data);
     port.start();
   }
-  port.postMessage({ url: events, topics });
+  port.postMessage({ url: events, topics, rows: shownRows() });
 }
 
 addEventListener("pagehide", () => port?.postMessage({ bye: true }));

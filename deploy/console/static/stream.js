@@ -82,19 +82,23 @@ function merge(frame, kind, changed) {
   }
 }
 
-export function part(message, topics) {
+export function part(message, topics, rows) {
   if (message.type === "mode") return message;
   const of = message[message.type];
   const kept = { pool: of.pool, revision: of.revision };
-  for (const kind of topics) if (kind in of) kept[kind] = of[kind];
+  for (const kind of topics) if (kind in of) kept[kind] = rows?.[kind] ? pick(of[kind], rows[kind]) : of[kind];
   return { type: message.type, [message.type]: kept };
 }
 
+function pick(objects, keys) {
+  return Object.fromEntries(keys.filter(key => key in objects).map(key => [key, objects[key]]));
+}
+
 if (typeof SharedWorkerGlobalScope !== "undefined" && self instanceof SharedWorkerGlobalScope) {
-  const ports = new Map(); // port -> topics
+  const ports = new Map(); // port -> what it wants: topics and rows
   let stream = null;
   const tell = message => {
-    for (const [port, topics] of ports) port.postMessage(part(message, topics));
+    for (const [port, { topics, rows }] of ports) port.postMessage(part(message, topics, rows));
   };
   self.onconnect = connection => {
     const port = connection.ports[0];
@@ -103,10 +107,10 @@ if (typeof SharedWorkerGlobalScope !== "undefined" && self instanceof SharedWork
         ports.delete(port);
         return;
       }
-      ports.set(port, data.topics);
+      ports.set(port, data);
       stream ??= new Stream(data.url, tell);
       port.postMessage(stream.mode);
-      if (stream.frame) port.postMessage(part({ type: "frame", frame: stream.frame }, data.topics));
+      if (stream.frame) port.postMessage(part({ type: "frame", frame: stream.frame }, data.topics, data.rows));
     };
     port.start();
   };
