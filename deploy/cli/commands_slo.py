@@ -44,6 +44,7 @@ def _window(_: click.Context, parameter: click.Parameter, value: str) -> int:
     epilog=examples(
         "understudy slo",
         "understudy slo --window 7d --compare --html review.html",
+        "understudy slo --statement --window 90d",
         "understudy slo --from traces.json --spec pool.yaml -o json",
         "understudy slo --from tempo=http://127.0.0.1:3200 --pool cart",
     )
@@ -62,6 +63,11 @@ def _window(_: click.Context, parameter: click.Parameter, value: str) -> int:
 )
 @click.option("--compare", is_flag=True, help="Also show the results of the window before.")
 @click.option(
+    "--statement",
+    is_flag=True,
+    help="Show, for each kind of failure, what happens and what drills measured. Exit code 0.",
+)
+@click.option(
     "--html",
     type=click.Path(path_type=Path, dir_okay=False),
     help="File for the review as an HTML page. Default: none.",
@@ -74,6 +80,7 @@ def slo(
     source: str | None,
     spec_file: Path | None,
     compare: bool,
+    statement: bool,
     html: Path | None,
     pool: str | None,
     etcd: EtcdOptions,
@@ -99,6 +106,16 @@ def slo(
             html.write_text(page(now, before), encoding="utf-8")
         except OSError as error:
             raise DeployError(f"--html {html}: cannot be written: {error.strerror}") from None
+    if statement:
+        from understudy.telemetry.slo import statement as of_drills
+
+        show(
+            output,
+            of_drills.as_json(now),
+            lambda _: of_drills.StatementDrawing(now),
+            lambda view: [row["name"] for row in view["failures"]],
+        )
+        return
     earlier = before if compare else None
     show(
         output,

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from understudy.telemetry.slo import plots
 from understudy.telemetry.slo.model import MOST_PICTURED, Figure, Review, State
+from understudy.telemetry.slo.statement import caveat, statement
 from understudy.telemetry.slo.view import change_told, left_out_told, requests_told, share_told, verdict, when
 from understudy.telemetry.timing.duration import length
 
@@ -42,6 +43,8 @@ def page(review: Review, before: Review | None = None) -> str:
             costliest=[one for one in review.costliest[:MOST_PICTURED] if one.through is not None],
             worst=review.worst[:MOST_PICTURED],
             waterfall=plots.waterfall,
+            statement=statement(review.failovers),
+            caveat=caveat(),
         )
     )
 
