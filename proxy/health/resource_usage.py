@@ -30,7 +30,7 @@ def memory_of(name: str, pid: int, source: str) -> Reading | None:
 def memory_in(name: str, groups: Iterable[Path], source: str) -> Reading | None:
     """The memory of the fullest of these groups, as :func:`memory_of` counts it; None if none has a limit."""
     machine, swap = _meminfo("MemTotal", "SwapTotal")
-    found = [one for group in groups if (one := _of_group(group, swap)) is not None and one[1] < machine]
+    found = [one for group in groups if (one := _of_group(group, machine, swap)) is not None and one[1] < machine]
     if not found:
         return None
     used, limit, group = max(found, key=lambda one: one[0] / one[1])
@@ -164,16 +164,23 @@ def groups_of(pid: int) -> list[Path]:
     return []
 
 
-def _of_group(group: Path, machine_swap: int) -> tuple[float, float, Path] | None:
-    """Used bytes and limit of a group; None if it has no limit. ``machine_swap``: all the swap that there is."""
+def _of_group(group: Path, machine: int, machine_swap: int) -> tuple[float, float, Path] | None:
+    """Used bytes and limit of a group; None if it has no limit below the memory and swap of the machine.
+
+    The limit is read first: for ``memory.stat`` the kernel adds up what all groups below have used.
+    """
     with contextlib.suppress(OSError, ValueError, KeyError):
+        version_2 = (group / "memory.max").exists()
+        limit = _number(group / ("memory.max" if version_2 else "memory.limit_in_bytes"))
+        if limit >= machine:
+            return None
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        if (group / "memory.max").exists():
-            used, limit = _number(group / "memory.current"), _number(group / "memory.max")
+        if version_2:
+            used = _number(group / "memory.current")
             cached = sum(int(stat.get(name, 0)) for name in _RECLAIMED_V2)
             swap, swap_limit = _swap(group / "memory.swap.current", group / "memory.swap.max")
         else:
-            used, limit = _number(group / "memory.usage_in_bytes"), _number(group / "memory.limit_in_bytes")
+            used = _number(group / "memory.usage_in_bytes")
             cached = sum(int(stat.get(name, 0)) for name in _RECLAIMED_V1)
             swap, swap_limit = _swap(group / "memory.memsw.usage_in_bytes", group / "memory.memsw.limit_in_bytes")
             swap, swap_limit = max(swap - used, 0), max(swap_limit - limit, 0)  # these count memory and swap together

@@ -85,6 +85,20 @@ def test_a_group_without_a_limit_below_the_machines_is_not_watched(machine: Path
     assert memory_of("memory", 7, "7:1") is None
 
 
+def test_the_kernel_adds_nothing_up_for_groups_without_a_limit(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version_2(machine, "/pod/app")
+    for name in ("groups", "groups/pod"):
+        group(machine / name, {"memory.current": 270 * MB, "memory.max": "max", "memory.stat": "anon 1"})
+    group(machine / "groups/pod/app", {"memory.current": 90 * MB, "memory.max": 100 * MB, "memory.stat": "anon 1"})
+    read, read_text = list[Path](), Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path: read.append(path) or read_text(path))
+    found = memory_of("memory", 7, "7:1")
+    assert found is not None
+    assert found.share == 0.9
+    assert [path for path in read if path.name == "memory.stat"] == [machine / "groups/pod/app/memory.stat"]
+    assert [path.name for path in read].count("meminfo") == 1
+
+
 def test_the_group_of_another_container_is_read_through_its_own_mount(machine: Path) -> None:
     version_2(machine, "/../other")
     own = machine / "proc/7/root" / (machine / "groups").relative_to("/")
