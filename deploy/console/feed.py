@@ -18,6 +18,7 @@ import msgspec
 
 from understudy.deploy.console.changes import changes
 from understudy.deploy.console.frame import Frame, Surroundings, frame_of
+from understudy.deploy.console.headroom import headroom_of
 from understudy.deploy.console.pace import REFRESH_SECONDS, Pace
 from understudy.deploy.console.subscribers import StreamEvent, Subscriber, encoded
 from understudy.deploy.inspect.envoys import read_envoys
@@ -107,8 +108,11 @@ class PoolFeed:
         except (KeyError, TypeError, AttributeError) as error:  # a control server of another release
             logger.warning("pool %s: an answer about Envoys cannot be read: %r", self.pool, error)
             envoys, fronts = {"nodes": [], "silent": {"one of them": "its answer cannot be read"}}, []
+        controller = self.service.controller
+        cluster, load = controller.state_builder.current(), controller.loads.current(self.service.now_ns())
+        room = await asyncio.to_thread(headroom_of, cluster, load, self.pool)
         self._around = msgspec.structs.replace(
-            self._around, envoys=envoys, fronts=fronts, warnings=tuple(front_warnings(fronts))
+            self._around, headroom=room, envoys=envoys, fronts=fronts, warnings=tuple(front_warnings(fronts))
         )
 
     def _on_batch(self, batch: InformerBatch) -> None:

@@ -38,6 +38,7 @@ class Surroundings(msgspec.Struct, frozen=True):
         fronts: what front Envoys report (``understudy.deploy.inspect.fronts``).
         took_ms: durations of failovers by trace.
         warnings: more warnings, such as those of front Envoys.
+        headroom: whether the pool can carry its load without one member, in a sentence; '' if it was not asked for yet.
     """
 
     heard: Mapping[tuple[str, str], MemberReport] = msgspec.field(default_factory=dict)
@@ -45,6 +46,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     fronts: Sequence[View] = ()
     took_ms: Mapping[str, float] = msgspec.field(default_factory=dict)
     warnings: Sequence[str] = ()
+    headroom: str = ""
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -86,7 +88,7 @@ def frame_of(state: PoolState, revision: int, now: float, around: Surroundings |
     return Frame(
         state.keys.pool,
         revision,
-        _overview(status, problems, failovers, members),
+        {**_overview(status, problems, failovers, members), "headroom": around.headroom},
         {
             "members": members,
             "sites": _sites(state, members, now),

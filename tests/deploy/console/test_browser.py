@@ -154,6 +154,13 @@ async def test_each_page_is_accessible_quiet_and_fits(desk: Desk) -> None:
     assert desk.said == []
 
 
+async def test_the_overview_comes_to_know_whether_the_others_could_carry_the_load(desk: Desk) -> None:
+    async with desk.window() as window:
+        page = await desk.open(window)
+        await page.locator(".verdict", has_text="of its CPUs").wait_for()
+    assert desk.said == []
+
+
 async def test_the_browser_enforces_the_policy(desk: Desk) -> None:
     async with desk.window() as window:
         page = await desk.open(window)
