@@ -85,7 +85,7 @@ def admin(_: Path) -> web.Application:
 
 def console(path: Path) -> web.Application:
     app = admin(path)
-    parts = HttpParts("c", MagicMock(), MagicMock(), EtcdSettings(), MagicMock())
+    parts = HttpParts("c", MagicMock(), (EtcdSettings(),), MagicMock())
     add_console(app, parts, ConsoleSettings("127.0.0.1:18001"))
     return app
 

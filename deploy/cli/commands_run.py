@@ -122,6 +122,14 @@ def own_checks(_: click.Context, parameter: click.Parameter, value: str) -> "tup
     help="Host name under which browsers reach the console, beside IP addresses and localhost; repeatable. "
     "Default: none.",
 )
+@click.option(
+    "--etcd-cluster",
+    "etcd_clusters",
+    multiple=True,
+    metavar="NAME=HOST:PORT,...",
+    help="One of several etcd clusters whose pools are served, instead of --etcd; repeatable. NAME=FILE.yaml: with "
+    "its own certificates and login. Default: one etcd, that of --etcd.",
+)
 @tls_options
 @etcd_options
 @click.pass_context
@@ -142,6 +150,7 @@ def control(
     rights: Path | None,
     console: bool | None,
     console_hosts: tuple[str, ...],
+    etcd_clusters: tuple[str, ...],
     tls: TlsOptions | None,
     etcd: EtcdOptions,
 ) -> None:
@@ -150,11 +159,14 @@ def control(
     It serves one pool, several, or all that etcd has. Several control servers may run for one pool. One of them is the
     leader of the pool; all of them serve its Envoys.
     """
+    from understudy.deploy.common.etcd_clusters import read_clusters
     from understudy.deploy.console.security import ConsoleSettings
     from understudy.xds.control.server import run_control
     from understudy.xds.control.settings import ControlSettings
 
     pools = _pools(context, pools, all_pools=all_pools)
+    if etcd_clusters and context.get_parameter_source("etcd_endpoints") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("give --etcd or --etcd-cluster, not both")
     for pool in pools:
         require_name("--pool", pool)
     require_name("--name", name)
@@ -163,6 +175,7 @@ def control(
         pools=pools,
         name=name,
         etcd=etcd.settings(None),
+        clusters=read_clusters(etcd_clusters, etcd),
         grpc=grpc,
         http=http,
         advertise_grpc=advertise_grpc,

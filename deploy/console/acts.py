@@ -25,7 +25,7 @@ from understudy.statesync.audit.log import OperatorLog
 from understudy.statesync.pool.records import Intent, MemberState
 from understudy.statesync.pool.state import PoolState
 from understudy.telemetry.timing.duration import parse_duration
-from understudy.xds.control.http_extension import HttpParts
+from understudy.xds.control.etcd_links import EtcdLink
 from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.planning.plan import next_plan
 
@@ -139,15 +139,18 @@ def _moves(cluster: ClusterState, wish: Wish, affected: list[str], now: float) -
     return Counter(replace(cluster, offline=offline).pending_moves(plan.table.orders).values())
 
 
-async def perform(parts: HttpParts, pool: str, wish: Wish, origin: str, now: float) -> dict[str, Any]:
-    """Do it, on records that are read now. Raises :class:`NegativeAnswer` if it is refused."""
-    state, _ = await read_pool(parts.client, pool)
+async def perform(name: str, etcd: EtcdLink, pool: str, wish: Wish, origin: str, now: float) -> dict[str, Any]:
+    """Do it, on records that are read now. Raises :class:`NegativeAnswer` if it is refused.
+
+    ``name`` is that of the control server, ``etcd`` the cluster that has the pool.
+    """
+    state, _ = await read_pool(etcd.client, pool)
     change = change_of(state, wish, now)
     actor = Actor(
         wish.who.strip() or "not named",
         socket.gethostname(),
-        f"console of {parts.name}, for {origin}, pid {os.getpid()}",
-        account_of(parts.etcd),
+        f"console of {name}, for {origin}, pid {os.getpid()}",
+        account_of(etcd.settings),
     )
-    await service.carry_out(OperatorLog(parts.client, state.keys, actor, wish.reason.strip()), change)
+    await service.carry_out(OperatorLog(etcd.client, state.keys, actor, wish.reason.strip()), change)
     return {"done": change.act.what, "undo": change.act.undo, "command": wish.command(state.keys.pool)}

@@ -53,7 +53,7 @@ class PoolFeed:
         self.service = service
         self._parts = parts
         self._state = PoolState(PoolKeys(service.pool))
-        self._informer = Informer(parts.client, self._state.keys.records, self._on_batch)
+        self._informer = Informer(service.etcd.client, self._state.keys.records, self._on_batch)
         self._changed = asyncio.Event()
         self._building = asyncio.Lock()
         self._pace = Pace()

@@ -46,7 +46,7 @@ class _NotFoundError(Exception):
 
 def add_console(app: web.Application, parts: HttpParts, settings: ConsoleSettings) -> None:
     """Add the console to the application of a control server's HTTP port."""
-    console = _Console(parts, Access(settings, parts.etcd, guarded=parts.guarded))
+    console = _Console(parts, Access(settings, parts.etcds, guarded=parts.guarded))
     app[OWN_PAGE] = OwnPages(
         lambda request: request.path.startswith(f"{PREFIX}/") and console.access.is_own_page(request)
     )
@@ -235,7 +235,7 @@ class _Console:
         if request.method == "POST":
             key = str((await request.post()).get("key", "")).strip()
             state, _ = self._feed(request).records()
-            found = await reading.explain(self._parts.client, state, key) if key else None
+            found = await reading.explain(self._service(request).etcd.client, state, key) if key else None
             history = reading.history_of(state, found["slot"]) if found else []
         return await self._page(request, "explain.html", "explain", key=key, found=found, history=history)
 
@@ -261,7 +261,7 @@ class _Console:
 
     async def _audit(self, request: web.Request) -> web.Response:
         state, _ = self._feed(request).records()
-        rows = await reading.audit(self._parts.client, state)
+        rows = await reading.audit(self._service(request).etcd.client, state)
         return await self._page(request, "audit.html", "audit", rows=rows)
 
     # Data
@@ -325,7 +325,8 @@ class _Console:
         wish = await self._wish(request)
         if rights_of(request).proved:
             wish = msgspec.structs.replace(wish, who=rights_of(request).who)
-        return _json(await acts.perform(self._parts, service.pool, wish, request.remote or "unknown", time.time()))
+        origin = request.remote or "unknown"
+        return _json(await acts.perform(self._parts.name, service.etcd, service.pool, wish, origin, time.time()))
 
 
 async def _static(request: web.Request) -> web.StreamResponse:

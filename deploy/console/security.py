@@ -9,6 +9,7 @@ scripts can set. Programs that are no browser may act too, with that header.
 """
 
 import ipaddress
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import msgspec
@@ -53,11 +54,11 @@ class ConsoleSettings(msgspec.Struct, frozen=True):
 class Access:
     """The rules of one control server. ``guarded``: callers of the port need rights."""
 
-    def __init__(self, settings: ConsoleSettings, etcd: EtcdSettings, *, guarded: bool = False) -> None:
+    def __init__(self, settings: ConsoleSettings, etcds: Iterable[EtcdSettings], *, guarded: bool = False) -> None:
         host = settings.http.rpartition(":")[0]
         self._hosts = frozenset(name.lower() for name in (*settings.hosts, host, "localhost"))
         self._guarded = guarded
-        login = bool(etcd.username) or etcd.tls is not None
+        login = any(etcd.username or etcd.tls is not None for etcd in etcds)
         self._read_only = _why_read_only(host, login=login)
 
     def knows_host(self, request: web.Request) -> bool:

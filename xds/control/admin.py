@@ -184,6 +184,7 @@ class Admin:
                     "term": leadership.term,
                 },
                 "etcd": {
+                    "cluster": service.etcd.name,
                     "revision": state_builder.revision,
                     "synced": informer.synced.is_set(),
                     "silent_seconds": round(informer.silent_for, 1),

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import msgspec
 from aiohttp import web
 
-from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.telemetry.store.store import SpanStore
 from understudy.xds.control.served_pools import Pools
@@ -20,16 +19,14 @@ class HttpParts(msgspec.Struct, frozen=True):
     Attributes:
         name: the name of the control server.
         pools: the pools that it serves.
-        client: its etcd client.
-        etcd: how it reaches etcd, and with which login.
+        etcds: how it reaches its etcd clusters, and with which logins; a pool has its own in ``PoolService.etcd``.
         store: its trace store.
         guarded: whether callers need rights (:mod:`understudy.xds.control.http_access`), which the port has checked.
     """
 
     name: str
     pools: Pools
-    client: EtcdClient
-    etcd: EtcdSettings
+    etcds: tuple[EtcdSettings, ...]
     store: SpanStore
     guarded: bool = False
 

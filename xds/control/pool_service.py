@@ -12,8 +12,6 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from understudy.statesync.audit.entry import Actor
-from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.pools import PoolWatch
 from understudy.statesync.pool.records import ControlServer
@@ -27,10 +25,10 @@ from understudy.xds.control.balance_metrics import BalanceMetrics
 from understudy.xds.control.capacity_view import CapacityMetrics
 from understudy.xds.control.controller import Controller, no_front
 from understudy.xds.control.election import Leadership, at_once
+from understudy.xds.control.etcd_links import EtcdLink
 from understudy.xds.control.identity import Clients, refuse_several
 from understudy.xds.control.pool_metrics import PoolMetrics
 from understudy.xds.control.ports import peer_tls
-from understudy.xds.control.process_lease import ProcessLease
 from understudy.xds.control.served_fronts import ServedFronts
 from understudy.xds.control.settings import ControlSettings
 from understudy.xds.publishing.listener_groups import ListenerGroups, group_of
@@ -59,10 +57,8 @@ class PoolService:
     Args:
         pool: its name.
         settings: those of the process.
-        client: the etcd client.
-        lease: the lease of the process.
+        link: the etcd that has the pool, and this process in it.
         record: name and addresses of this server.
-        actor: this server in the audit log.
         telemetry: what this pool's spans are recorded with; its ``on_span`` is set here.
         quota: how many xDS streams this pool may have open, and how many heartbeat streams.
         standing_delay: see :class:`~understudy.xds.control.election.Leadership`.
@@ -76,25 +72,24 @@ class PoolService:
         self,
         pool: str,
         settings: ControlSettings,
-        client: EtcdClient,
+        link: EtcdLink,
         *,
-        lease: ProcessLease,
         record: ControlServer,
-        actor: Actor,
         telemetry: Telemetry,
         quota: QuotaLimits | None = None,
         standing_delay: Callable[[str], float] = at_once,
         fronts: ServedFronts | None = None,
     ) -> None:
         keys = PoolKeys(pool)
-        self.pool = pool
+        self.pool, self.etcd = pool, link
+        client = link.client
         self._fronts = fronts
         self._telemetry = telemetry
         self.now_ns = telemetry.now_ns
         self.cache = ResourceCache(group_of)
         listeners = ListenerGroups(self.cache, pool)
         self.cache.on_group = listeners.set_listener
-        self.leadership = Leadership(client, keys, record, lease, standing_delay=standing_delay)
+        self.leadership = Leadership(client, keys, record, link.lease, standing_delay=standing_delay)
         self.controller = Controller(
             client,
             keys,
@@ -102,7 +97,7 @@ class PoolService:
             cache=self.cache,
             telemetry=telemetry,
             timing=settings.timing,
-            actor=actor,
+            actor=link.actor,
             on_spec=listeners.apply_spec,
             on_publish=self._published,
             front_of=fronts.place if fronts else no_front,

@@ -1,7 +1,7 @@
-"""The one lease of a control server process: its leaderships and its records in etcd hang on it, in all its pools.
+"""The one lease of a control server process in an etcd: its leaderships and records there hang on it, in all its pools.
 
-All pools of a process are in one etcd. So a lost lease means the same for each of them: this process cannot reach etcd.
-One lease for all needs one keepalive, however many pools there are.
+A lost lease means the same for each pool of this etcd: this process cannot reach it. One lease for all needs one
+keepalive, however many pools there are.
 """
 
 import asyncio

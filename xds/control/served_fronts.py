@@ -51,6 +51,9 @@ class FrontPools(Protocol):
     def were_read(self) -> bool:
         """Whether it is known which pools there are."""
 
+    def waited_long(self) -> bool:
+        """Whether an etcd cluster has not been read for so long that the pools of the others go on without it."""
+
     def starting(self) -> Iterable[str]:
         """The pools that are expected to publish soon, and have not yet."""
 
@@ -181,7 +184,7 @@ class ServedFronts:
                 f"a front Envoy of pools {', '.join(pools)} needs a control server that serves all of them, and this "
                 f"one does not serve {', '.join(missing)}: start it with --all-pools, or with --pool for each"
             )
-        if not self._pools.were_read():
+        if not self._pools.were_read() and (set(pools) - names or (not pools and not self._may_lack_pools(request))):
             raise NotServed("this control server has not read yet which pools there are", later=True)
         wanted = set(pools) or names
         if early := wanted.intersection(self._pools.starting()):
@@ -193,6 +196,13 @@ class ServedFronts:
                 later=True,
             )
         return self._set_of(frozenset(pools)).ads
+
+    def _may_lack_pools(self, request: Request) -> bool:
+        """Whether an Envoy of all pools can be served without those of an etcd cluster that does not answer.
+
+        An Envoy that has routes already might lose some.
+        """
+        return self._pools.waited_long() and not request.version and not request.held
 
     def _set_of(self, pools: frozenset[str]) -> _FrontSet:
         now = asyncio.get_running_loop().time()
@@ -241,9 +251,11 @@ class ServedFronts:
                 logger.warning("pool %s does not get as new as etcd; front Envoys get what it published last", pool)
 
         results = await asyncio.gather(*map(confirm, pools or self._parts), return_exceptions=True)
-        for result in results:
-            if isinstance(result, EtcdError):
-                raise result
+        faults = [result for result in results if isinstance(result, EtcdError)]
+        if faults and len(faults) == len(results):
+            raise faults[0]
+        if faults:  # one of several etcd clusters is away
+            logger.warning("some pools are served as they were published last: %s", faults[0])
 
     def _on_ack(self, pools: frozenset[str], event: AckEvent) -> None:
         if (found := self._sets.get(pools)) is not None:

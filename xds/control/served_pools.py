@@ -8,7 +8,7 @@ end, its lead goes to another replica, and it is started again after a pause. Un
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -86,10 +86,18 @@ class OnePool:
         return self._service.unready()
 
 
+Finder = Callable[[set[str]], Awaitable[set[str]]]
+"""Finds the pools of an etcd cluster that are to be served, given those that are known."""
+
+
 class _Run(msgspec.Struct, eq=False):
-    """One pool that a process for several serves: its service while that runs, and its fault while it does not."""
+    """One pool that a process for several serves: its service while that runs, and its fault while it does not.
+
+    ``etcd``: the name of the etcd cluster that it is in.
+    """
 
     pool: str
+    etcd: str
     since: float
     stop: asyncio.Event
     task: asyncio.Task[None] | None = None
@@ -102,8 +110,8 @@ class ServedPools:
     """The pools of a process that is for several.
 
     Args:
-        make: makes the service of a pool, given its name and its standing delay.
-        check: awaited before a pool starts, and raises why it must not.
+        make: makes the service of a pool, given its name, the name of its etcd cluster, and its standing delay.
+        check: awaited with these names before a pool starts, and raises why it must not.
         me: the name of this control server.
         on_gone: called with the name of a pool that is not served any more.
     """
@@ -112,8 +120,8 @@ class ServedPools:
 
     def __init__(
         self,
-        make: Callable[[str, Callable[[str], float]], PoolService],
-        check: Callable[[str], Awaitable[None]],
+        make: Callable[[str, str, Callable[[str], float]], PoolService],
+        check: Callable[[str, str], Awaitable[None]],
         me: str,
         on_gone: Callable[[str], None],
     ) -> None:
@@ -124,42 +132,59 @@ class ServedPools:
         self._runs: dict[str, _Run] = {}
         self._group: asyncio.TaskGroup | None = None
         self._sightings = Sightings()
-        self._found = asyncio.Event()
+        self._began: float | None = None
+        self._unread: set[str] = set()
+        self._read_any = False
+        self._twice: dict[tuple[str, str], str] = {}
 
     # What runs
 
-    async def run(self, first: Sequence[str], find: Callable[[set[str]], Awaitable[set[str]]] | None) -> None:
-        """Serve the pools ``first``, and those that ``find`` finds beside them, until cancelled."""
+    async def run(self, first: Sequence[str], finders: Mapping[str, Finder]) -> None:
+        """Serve the pools ``first``, and those that are found in each etcd cluster, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            self._group = group
+            self._group, self._began, self._unread = group, _now(), set(finders)
             for pool in first:
                 self.serve(pool)
-            if find is None:
-                self._found.set()
-                await asyncio.Event().wait()
-            else:
-                await self._follow(find)
+            for etcd, find in finders.items():
+                group.create_task(self._follow(etcd, find), name=f"pools of etcd {etcd}")
+            await asyncio.Event().wait()
 
-    async def _follow(self, find: Callable[[set[str]], Awaitable[set[str]]]) -> None:
+    async def _follow(self, etcd: str, find: Finder) -> None:
+        where = f"etcd cluster {etcd}" if etcd else "etcd"
         while True:
+            known = {pool for pool, run in self._runs.items() if run.etcd == etcd}
             try:
-                found = await find(set(self._runs))
+                found = await find(known)
             except EtcdError as error:
-                logger.warning("cannot look for pools in etcd: %s", error)
+                logger.warning("cannot look for pools in %s: %s", where, error)
             else:
+                self._note_twice(etcd, found)
                 for pool in sorted(found - self._runs.keys()):
-                    logger.info("pool %s is in etcd: it is served now", pool)
-                    self.serve(pool)
-                for pool in self._runs.keys() - found:
+                    logger.info("pool %s is in %s: it is served now", pool, where)
+                    self.serve(pool, etcd)
+                for pool in known & self._runs.keys() - found:
                     self._drop_if_empty(self._runs[pool])
-                self._found.set()
+                self._unread.discard(etcd)
+                self._read_any = True
             await asyncio.sleep(FIND_INTERVAL)
 
-    def serve(self, pool: str) -> None:
-        """Begin to serve a pool."""
+    def _note_twice(self, etcd: str, found: set[str]) -> None:
+        """A name stands for one pool: another one of the name, in a second cluster, is not served."""
+        twice = {pool: run.etcd for pool in found if (run := self._runs.get(pool)) is not None and run.etcd != etcd}
+        for pool, other in twice.items():
+            if (etcd, pool) not in self._twice:
+                logger.error(
+                    "pool %s of etcd cluster %s is not served: cluster %s has a pool of this name; rename one",
+                    *(pool, etcd, other),
+                )
+        self._twice = {key: other for key, other in self._twice.items() if key[0] != etcd}
+        self._twice |= {(etcd, pool): other for pool, other in twice.items()}
+
+    def serve(self, pool: str, etcd: str = "") -> None:
+        """Begin to serve a pool of an etcd cluster."""
         if self._group is None:
             raise RuntimeError("the pools are not running")
-        run = self._runs[pool] = _Run(pool, _now(), asyncio.Event())
+        run = self._runs[pool] = _Run(pool, etcd, _now(), asyncio.Event())
         run.task = self._group.create_task(self._keep(run), name=f"pool {pool}")
 
     def _drop_if_empty(self, run: _Run) -> None:
@@ -196,8 +221,8 @@ class ServedPools:
         self._on_gone(run.pool)
 
     async def _run_once(self, run: _Run) -> None:
-        await self._check(run.pool)
-        service = self._make(run.pool, lambda gone: self._standing_delay(run.pool, gone))
+        await self._check(run.pool, run.etcd)
+        service = self._make(run.pool, run.etcd, lambda gone: self._standing_delay(run.pool, gone))
         async with running_services(service.services(), run.stop, f"pool {run.pool}") as running:
             run.service, run.fault = service, ""
             try:
@@ -245,7 +270,16 @@ class ServedPools:
 
     def rows(self) -> list[dict[str, object]]:
         """See :class:`Pools`."""
-        return [_row(run.pool, run.service, run.fault, run.failures) for _, run in sorted(self._runs.items())]
+        return [
+            {**_row(run.pool, run.service, run.fault, run.failures), **self._etcd_of(run)}
+            for _, run in sorted(self._runs.items())
+        ]
+
+    def _etcd_of(self, run: _Run) -> dict[str, object]:
+        """The etcd cluster of a pool, and those where another pool has its name; nothing if there is one cluster."""
+        if not run.etcd:
+            return {}
+        return {"etcd": run.etcd, "not_served_of": sorted(etcd for etcd, pool in self._twice if pool == run.pool)}
 
     def find(self, pool: str) -> PoolService:
         """See :class:`Pools`."""
@@ -267,8 +301,8 @@ class ServedPools:
 
     def unready(self) -> str:
         """See :class:`Pools`. A pool that is faulty holds nothing up, and one that hangs does so for a while only."""
-        if not self._found.is_set():
-            return "the pools in etcd have not been read yet"
+        if not self.were_read() and not self.waited_long():
+            return f"the pools in etcd {', '.join(sorted(self._unread))} have not been read yet".replace("  ", " ")
         starting = next(self.starting(), "")
         return f"pool {starting} starts" if starting else ""
 
@@ -280,7 +314,11 @@ class ServedPools:
 
     def were_read(self) -> bool:
         """Whether it is known which pools there are."""
-        return self._found.is_set()
+        return self._began is not None and not self._unread
+
+    def waited_long(self) -> bool:
+        """Whether an etcd cluster has not been read for so long that the pools of the others go on without it."""
+        return self._read_any and self._began is not None and _now() - self._began >= STARTING_SECONDS
 
     def starting(self) -> Iterator[str]:
         """The pools that are expected to publish soon, and have not yet."""

@@ -24,10 +24,7 @@ import grpc
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from understudy.statesync.audit.actor import this_process
-from understudy.statesync.audit.entry import Actor
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
-from understudy.statesync.pool.access import EtcdMissing, await_etcd
 from understudy.statesync.pool.front_node import pools_of_front
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.pools import pools_with_spec_beside
@@ -35,7 +32,6 @@ from understudy.statesync.pool.records import ControlServer
 from understudy.statesync.process.services import ServiceFailed, running_services, set_within
 from understudy.statesync.tls.followed_file import BadFile
 from understudy.statesync.tls.identity import Trust
-from understudy.statesync.tls.secret_files import TooOpen, fault_of
 from understudy.telemetry.metrics.span_metrics import SpanMetrics
 from understudy.telemetry.receiver.otlp_grpc import add_otlp_receiver
 from understudy.telemetry.receiver.otlp_http import OPENED, otlp_application
@@ -45,6 +41,7 @@ from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing.names import POOL, SERVICE_CONTROL
 from understudy.telemetry.tracing.setup import Telemetry, service_version, start_telemetry
 from understudy.xds.control.admin import Admin
+from understudy.xds.control.etcd_links import EtcdLink, etcd_links
 from understudy.xds.control.front_reports import FrontReportsByPool
 from understudy.xds.control.gc_tuning import collect_when_idle
 from understudy.xds.control.http_access import RightsFile
@@ -62,10 +59,9 @@ from understudy.xds.control.ports import (
     require_private_http,
     serving_http,
 )
-from understudy.xds.control.process_lease import ProcessLease
 from understudy.xds.control.process_metrics import ProcessMetrics
 from understudy.xds.control.served_fronts import ServedFronts
-from understudy.xds.control.served_pools import OnePool, Pools, ServedPools, pool_of
+from understudy.xds.control.served_pools import Finder, OnePool, Pools, ServedPools, pool_of
 from understudy.xds.control.settings import ControlSettings
 from understudy.xds.control.tenant_quota import quota_fault
 from understudy.xds.membership.heartbeat_router import HeartbeatRouter
@@ -119,7 +115,7 @@ async def serve_until(settings: ControlSettings, stop: asyncio.Event, extend: Ht
         rights, http_tls = _rights(settings), _http_tls(settings)
         listener = stack.enter_context(listening("--http", settings.http))
         store = await stack.enter_async_context(_store(settings.traces))
-        client = await stack.enter_async_context(_etcd(settings, stop))
+        links = await stack.enter_async_context(etcd_links(settings, stop))
         if stop.is_set():
             return
         attributes = {POOL: settings.only} if settings.only else {}
@@ -132,10 +128,7 @@ async def serve_until(settings: ControlSettings, stop: asyncio.Event, extend: Ht
             service_version(),
             every_pool=not settings.pools,
         )
-        actor = this_process(settings.name, "control", settings.etcd)
-        process = _Process(
-            settings, server, listener, store, client, telemetry, record, actor, rights, http_tls, extend
-        )
+        process = _Process(settings, server, listener, store, links, telemetry, record, rights, http_tls, extend)
         if settings.only:
             await process.serve_one(stop)
         else:
@@ -153,25 +146,22 @@ class _Process(msgspec.Struct, frozen=True):
     server: grpc.aio.Server
     listener: socket.socket
     store: SpanStore
-    client: EtcdClient
+    links: tuple[EtcdLink, ...]
     telemetry: Telemetry
     record: ControlServer
-    actor: Actor
     rights: RightsFile | None
     http_tls: ssl.SSLContext | None
     extend: HttpExtension
 
     async def serve_one(self, stop: asyncio.Event) -> None:
         """Serve the one pool that this process is for. If a service of it fails, the process ends."""
-        await _require_own_name(self.client, PoolKeys(self.settings.only), self.record)
-        lease = ProcessLease(self.client, self.settings.lease)
+        (link,) = self.links
+        await _require_own_name(link.client, PoolKeys(self.settings.only), self.record)
         service = PoolService(
             self.settings.only,
             self.settings,
-            self.client,
-            lease=lease,
+            link,
             record=self.record,
-            actor=self.actor,
             telemetry=self.telemetry,
         )
         service.ads.register(self.server)
@@ -181,19 +171,18 @@ class _Process(msgspec.Struct, frozen=True):
             "garbage collection": collect_when_idle(lambda: service.cache.counters.pushes),
             **service.services(),
         }
-        await self._run(OnePool(service), services, service.fronts, service.registry, lease, stop)
+        await self._run(OnePool(service), services, service.fronts, service.registry, stop)
 
     async def serve_several(self, stop: asyncio.Event) -> None:
         """Serve several pools. Each goes on, whatever happens to the others."""
         settings, registry = self.settings, CollectorRegistry()
-        lease = ProcessLease(self.client, settings.lease)
 
         def gone(pool: str) -> None:
             fronts.gone(pool)
 
         pools = ServedPools(
-            lambda pool, delay: self._make(pool, delay, lease, fronts),
-            self._check_name,
+            lambda pool, etcd, delay: self._make(pool, etcd, delay, fronts),
+            self._check_pool,
             settings.name,
             gone,
         )
@@ -213,34 +202,45 @@ class _Process(msgspec.Struct, frozen=True):
         heartbeats.register(self.server)
         SpanMetrics(registry, lambda: self.telemetry.counts, lambda: self.store.dropped)
         ProcessMetrics(registry, pools.rows, lambda: streams.quota.refused + heartbeats.quota.refused)
-        find = None if settings.pools else partial(pools_with_spec_beside, self.client)
         services = {
             "garbage collection": collect_when_idle(lambda: pools.pushes + fronts.pushes),
             "front Envoys of several pools": fronts.run(),
             "balance of leaders": keep_balanced(settings.name, pools.leads, pools.hand_over, settings.settled),
-            "pools": pools.run(settings.pools, find),
+            "pools": pools.run(() if settings.clusters else settings.pools, self._finders()),
         }
-        await self._run(pools, services, FrontReportsByPool(pools.tally_of), registry, lease, stop, fronts.end_streams)
+        await self._run(pools, services, FrontReportsByPool(pools.tally_of), registry, stop, fronts.end_streams)
 
-    def _make(
-        self, pool: str, standing_delay: Callable[[str], float], lease: ProcessLease, fronts: ServedFronts
-    ) -> PoolService:
+    def _finders(self) -> dict[str, Finder]:
+        """For each etcd cluster what finds the pools to serve there; none if they are named, and there is one etcd."""
+        named = set(self.settings.pools)
+        if named and not self.settings.clusters:
+            return {}
+
+        async def find(link: EtcdLink, known: set[str]) -> set[str]:
+            found = await pools_with_spec_beside(link.client, known)
+            return found & named if named else found
+
+        return {link.name: partial(find, link) for link in self.links}
+
+    def _link(self, name: str) -> EtcdLink:
+        return next(link for link in self.links if link.name == name)
+
+    def _make(self, pool: str, etcd: str, standing_delay: Callable[[str], float], fronts: ServedFronts) -> PoolService:
         return PoolService(
             pool,
             self.settings,
-            self.client,
-            lease=lease,
+            self._link(etcd),
             record=self.record,
-            actor=self.actor,
             telemetry=self.telemetry.with_attributes({POOL: pool}),
             quota=ONE_OF_SEVERAL,
             standing_delay=standing_delay,
             fronts=fronts,
         )
 
-    async def _check_name(self, pool: str) -> None:
-        await _require_own_name(self.client, PoolKeys(pool), self.record)
-        if fault := await quota_fault(self.client, pool):
+    async def _check_pool(self, pool: str, etcd: str) -> None:
+        client = self._link(etcd).client
+        await _require_own_name(client, PoolKeys(pool), self.record)
+        if fault := await quota_fault(client, pool):
             raise StartError(f"not served: {fault}")
 
     async def _run(
@@ -249,7 +249,6 @@ class _Process(msgspec.Struct, frozen=True):
         services: Mapping[str, Coroutine[Any, Any, None]],
         fronts: FrontReports,
         registry: CollectorRegistry,
-        lease: ProcessLease,
         stop: asyncio.Event,
         end_streams: Callable[[float], Awaitable[None]] = nothing_to_end,
     ) -> None:
@@ -259,11 +258,12 @@ class _Process(msgspec.Struct, frozen=True):
         add_otlp_receiver(self.server, intake)
         admin = Admin(name=settings.name, pools=pools, store=self.store, registry=registry, rights=self.rights).app()
         guarded = self.rights is not None
-        self.extend(admin, HttpParts(settings.name, pools, self.client, settings.etcd, self.store, guarded))
+        self.extend(admin, HttpParts(settings.name, pools, tuple(settings.etcds.values()), self.store, guarded))
 
         async def wind_down() -> None:
-            lease.end()
-            await set_within(lease.ended, STOP_TIMEOUT)
+            for link in self.links:
+                link.lease.end()
+            await asyncio.gather(*(set_within(link.lease.ended, STOP_TIMEOUT) for link in self.links))
             await asyncio.gather(end_streams(STOP_TIMEOUT), *(service.end_streams() for service in pools.services))
             await self.server.stop(STOP_TIMEOUT)
 
@@ -271,7 +271,8 @@ class _Process(msgspec.Struct, frozen=True):
             await self.server.start()
             what = ", ".join(settings.pools) or "all pools"
             logger.info("control server %s serves %s: %s", settings.name, what, self.record)
-            async with running_services({**services, "lease": lease.run()}, stop) as running:
+            leases = {f"lease {link.name}".strip(): link.lease.run() for link in self.links}
+            async with running_services({**services, **leases}, stop) as running:
                 await running.until_stop_or_failure()
                 await wind_down()
                 if running.failure:
@@ -333,31 +334,3 @@ async def _store(path: str | Path) -> AsyncIterator[SpanStore]:
         yield store
     finally:
         await store.aclose()
-
-
-@contextlib.asynccontextmanager
-async def _etcd(settings: ControlSettings, stop: asyncio.Event) -> AsyncIterator[EtcdClient]:
-    """A client of an etcd that answered once. It may go away after that."""
-    try:
-        client = settings.etcd.client(share_watches=not settings.only)
-    except TooOpen as error:
-        raise StartError(fault_of(error)) from None
-    except (ValueError, OSError) as error:
-        raise StartError(f"--etcd {','.join(settings.etcd.endpoints)}: {error}") from None
-    async with client:
-        waiting = asyncio.create_task(await_etcd(client, settings.etcd, settings.only, timeout=settings.etcd_patience))
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait([stopping, waiting], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if stop.is_set():
-            waiting.cancel()
-            yield client
-            return
-        try:
-            await waiting
-        except EtcdMissing as error:
-            raise StartError(str(error)) from None
-        for status in await client.status():
-            if status.at_risk:
-                logger.warning("%s", status.at_risk)
-        yield client

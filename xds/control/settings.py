@@ -1,5 +1,6 @@
 """How a control server is started."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ class ControlSettings(msgspec.Struct, frozen=True):
 
     Attributes:
         pools: the pools to serve; none for all that etcd has, now and later.
+        clusters: several etcd clusters by name, instead of ``etcd``; the pools are found in them.
         grpc: without ``tls``, and unless ``insecure``, it must be on loopback.
         http: it must be on loopback unless ``open_http``, ``insecure`` or ``rights`` with ``http_tls``.
         otlp_http: takes OTLP over HTTP, under the rules of the gRPC port, which takes OTLP in any case; empty for none.
@@ -41,6 +43,7 @@ class ControlSettings(msgspec.Struct, frozen=True):
     pools: tuple[str, ...]
     name: str
     etcd: EtcdSettings = msgspec.field(default_factory=EtcdSettings)
+    clusters: Mapping[str, EtcdSettings] = msgspec.field(default_factory=dict)
     grpc: str = "127.0.0.1:18000"
     http: str = "127.0.0.1:18001"
     otlp_http: str = ""
@@ -62,7 +65,12 @@ class ControlSettings(msgspec.Struct, frozen=True):
     @property
     def only(self) -> str:
         """The one pool that this process is for; '' if it is for several."""
-        return self.pools[0] if len(self.pools) == 1 else ""
+        return self.pools[0] if len(self.pools) == 1 and not self.clusters else ""
+
+    @property
+    def etcds(self) -> Mapping[str, EtcdSettings]:
+        """The etcd clusters by name; the only one has none."""
+        return self.clusters or {"": self.etcd}
 
     def trust_clients(self, pool: str) -> Trust:
         """Whose certificates count for streams of ``pool``.

@@ -13,7 +13,7 @@ ACT = {ACT_HEADER: ACT_VALUE}
 
 
 def access(http: str = LOOPBACK, etcd: EtcdSettings | None = None, **options) -> Access:
-    return Access(ConsoleSettings(http, **options), etcd or EtcdSettings())
+    return Access(ConsoleSettings(http, **options), [etcd or EtcdSettings()])
 
 
 def request(host: str = LOOPBACK, **headers: str):
@@ -82,6 +82,8 @@ def test_acts_are_off_where_the_port_would_give_more_than_its_caller_has(http, e
 def test_with_a_rights_file_operators_act_on_their_tenants_pools(held, tenant, allowed):
     asked = request("10.0.0.7:18001", **ACT)
     asked[RIGHTS] = held
-    refusal = Access(ConsoleSettings("10.0.0.7:18001"), EtcdSettings(username="u"), guarded=True).refusal(asked, tenant)
+    refusal = Access(ConsoleSettings("10.0.0.7:18001"), [EtcdSettings(username="u")], guarded=True).refusal(
+        asked, tenant
+    )
     assert (refusal == "") is allowed
     assert allowed or "no right 'operator'" in refusal

@@ -16,6 +16,7 @@ if __name__ == "__main__":
     made = {
         "pools": tuple(raw["pools"]),
         "etcd": EtcdSettings(tuple(raw["etcd"])),
+        "clusters": {name: EtcdSettings(tuple(ends)) for name, ends in raw.get("clusters", {}).items()},
         "timing": Timing(**raw.get("timing", {})),
     }
     sys.exit(asyncio.run(run_control(ControlSettings(**{**raw, **made}))))

@@ -18,14 +18,19 @@ from understudy.xds.server.wire import Node, Request
 class FakePools:
     """The pools of a process, as a test wants them."""
 
-    def __init__(self, *names: str, read: bool = True, starting: tuple[str, ...] = ()) -> None:
-        self._names, self._read, self._starting = set(names), read, starting
+    def __init__(
+        self, *names: str, read: bool = True, starting: tuple[str, ...] = (), waited_long: bool = False
+    ) -> None:
+        self._names, self._read, self._starting, self._waited_long = set(names), read, starting, waited_long
 
     def names(self) -> set[str]:
         return self._names
 
     def were_read(self) -> bool:
         return self._read
+
+    def waited_long(self) -> bool:
+        return self._waited_long
 
     def starting(self) -> tuple[str, ...]:
         return self._starting
@@ -71,6 +76,17 @@ async def test_an_envoy_of_pools_that_are_not_known_is_refused(pools: FakePools,
     assert found is not None
     assert (found[0], said in found[1]) == (later, True)
     assert await refusal(FakePools("a", "b"), *wanted) is None
+
+
+async def test_an_etcd_cluster_that_is_not_read_holds_up_only_envoys_that_may_have_routes_of_its_pools():
+    pools = FakePools("a", read=False, waited_long=True)
+    assert await refusal(pools) is None
+    assert await refusal(pools, "a") is None
+    for held in ({"version": "1"}, {"held": {"b/any": "1"}}):
+        found = await refusal(pools, **held)
+        assert found is not None
+        assert found[0], "it may come again"
+    assert await refusal(FakePools("a", read=False), "a") is None
 
 
 async def test_all_pools_are_served_only_by_a_server_of_all_pools():
