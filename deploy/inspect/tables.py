@@ -206,6 +206,8 @@ def change_text(row: Mapping[str, Any]) -> str:
         if row.get("restored")
         else ""
     )
+    if row.get("lost_site"):
+        kind = f"site {row['lost_site']} lost: {kind}"
     return f"{kind} {', '.join(row['from']) or 'none'} > {successors}: {row['cause']}{lost}"
 
 

@@ -21,7 +21,8 @@ from understudy.statesync.sessions.restored import is_restored
 
 if TYPE_CHECKING:
     from understudy.deploy.inspect.hashed_text import HashedText
-    from understudy.deploy.inspect.sessions import FoundSession
+from understudy.deploy.inspect.sessions import FoundSession
+from understudy.deploy.inspect.site_losses import lost_sites
 
 
 def status_view(
@@ -188,10 +189,10 @@ def sessions_view(pool: str, found: "Sequence[FoundSession]", records: int, now_
 
 def failovers_view(state: PoolState) -> View:
     """The output of ``failovers``, latest first. Records of the same trace become one row."""
-    return {
-        "pool": state.keys.pool,
-        "failovers": [_failover_view(trace, parts) for trace, parts in state.changes()],
-    }
+    rows = [_failover_view(trace, parts) for trace, parts in state.changes()]
+    lost = lost_sites(rows, {name: at.record.site for name, at in state.members.items()})
+    rows = [{**row, "lost_site": site} for row, site in zip(rows, lost, strict=True)]
+    return {"pool": state.keys.pool, "failovers": rows}
 
 
 def ranges(numbers: Iterable[int]) -> str:
