@@ -16,13 +16,16 @@ from tests.harness.waiting import until
 
 
 @contextlib.asynccontextmanager
-async def judged_clients(pool: FaultPool, durabilities: Sequence[str] = ("",)) -> AsyncIterator[History]:
+async def judged_clients(
+    pool: FaultPool, durabilities: Sequence[str] = ("",), seed: str = "one fault"
+) -> AsyncIterator[History]:
     """Clients at work during the block; at its end every session is read and written, and the checker finds nothing.
 
-    Each write asks for one of ``durabilities`` by chance.
+    Each write asks for one of ``durabilities`` by chance. What the clients do, and their sessions, follow from
+    ``seed``: a pool that has several such blocks needs another one for each.
     """
     history = History()
-    crowd = Clients(pool, history, "one fault", registers=20, fields=6, durabilities=durabilities)
+    crowd = Clients(pool, history, seed, registers=20, fields=6, durabilities=durabilities)
     await crowd.prepare()
     begin = time.monotonic()
     working = asyncio.create_task(crowd.run(6, 0.05))
