@@ -15,7 +15,7 @@ from understudy.deploy.common.options import examples, report_output_option, sho
         "understudy render kubernetes -f pool.yaml --out manifests --etcd https://etcd.data.svc:2379 \\",
         "    --etcd-tls-secret etcd-client --registry registry.example/shop --version 0.1.0",
         "understudy render kubernetes -f cart.yaml -f desk.yaml --registry registry.example/shop \\",
-        "    --app-namespace desk=support --app-port desk=9000",
+        "    --app-namespace desk=support --app-port desk=9000 --autoscale keda",
     )
 )
 @click.option(
@@ -90,6 +90,24 @@ from understudy.deploy.common.options import examples, report_output_option, sho
     help="Secret (tls.crt, tls.key) that front Envoys mount at /etc/understudy-front/SECRET, for front.tls of a spec; "
     "repeatable. Default: none.",
 )
+@click.option(
+    "--autoscale",
+    type=click.Choice(["hpa", "keda"]),
+    help="Write autoscalers of the members that follow understudy_wanted_members: HorizontalPodAutoscaler (needs an "
+    "adapter for external metrics), or KEDA's ScaledObject. Default: none.",
+)
+@shown_option("--autoscale-max", default=10, type=click.IntRange(2, 1000), help="Most members of a pool.")
+@click.option(
+    "--autoscale-target",
+    multiple=True,
+    metavar="[POOL=]KIND/NAME",
+    help="StatefulSet or Deployment of the members, of one pool or of all; repeatable. Default: StatefulSet/POOL.",
+)
+@click.option(
+    "--prometheus",
+    default="",
+    help="URL of Prometheus, for KEDA. Default: the Prometheus operator's Service in --monitoring-namespace.",
+)
 @shown_option("--monitoring-namespace", default="monitoring", help="Namespace of Prometheus.")
 @shown_option(
     "--runbook-base",
@@ -117,6 +135,10 @@ def kubernetes(
     front_service: str,
     front_drain: str,
     front_tls_secrets: tuple[str, ...],
+    autoscale: str | None,
+    autoscale_max: int,
+    autoscale_target: tuple[str, ...],
+    prometheus: str,
     monitoring_namespace: str,
     runbook_base: str,
     cluster_domain: str,
@@ -132,6 +154,7 @@ def kubernetes(
     """
     from understudy.deploy.kubernetes.render.kustomize import files, write
     from understudy.deploy.kubernetes.render.plan import (
+        Autoscale,
         Plan,
         choose_images,
         make_pools,
@@ -141,8 +164,9 @@ def kubernetes(
     from understudy.statesync.pool.spec_reader import load_spec
     from understudy.telemetry.tracing.setup import service_version
 
+    prometheus = prometheus or f"http://prometheus-operated.{monitoring_namespace}.svc:9090"
     plan = Plan(
-        pools=make_pools([load_spec(file) for file in spec_files], app_namespace, app_port),
+        pools=make_pools([load_spec(file) for file in spec_files], app_namespace, app_port, autoscale_target),
         shared=shared or len(spec_files) > 1,
         images=choose_images(registry, version or service_version(), image),
         namespace=namespace,
@@ -153,6 +177,7 @@ def kubernetes(
         front_tls_secrets=front_tls_secrets,
         monitoring_namespace=monitoring_namespace,
         runbook_base=runbook_base,
+        autoscale=Autoscale(autoscale, autoscale_max, prometheus) if autoscale else None,
         cluster_domain=cluster_domain,
         etcd=parse_etcd(etcd, etcd_tls_secret, etcd_login_secret),
         certificates=parse_certificates(certificates),

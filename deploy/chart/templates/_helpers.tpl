@@ -154,6 +154,10 @@ sysctls:
 {{- end -}}
 {{- end -}}
 
+{{- define "understudy.prometheus" -}}
+{{- $.Values.autoscaling.prometheus | default (printf "http://prometheus-operated.%s.svc:9090" $.Values.monitoring.namespace) -}}
+{{- end -}}
+
 {{- define "understudy.rules" -}}
 {{- $.Files.Get "files/rules.yaml" | replace "runbook_url: docs/operations.md#" (printf "runbook_url: %s#" $.Values.monitoring.runbookBase) -}}
 {{- end -}}

@@ -6,6 +6,7 @@ compares their results. ``make chart`` writes the files; ``values.yaml``, ``_hel
 by hand.
 """
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from understudy.deploy.kubernetes.chart.variants import Variant, again, merge, v
 from understudy.deploy.kubernetes.preflight.load_manifests import merged
 from understudy.deploy.kubernetes.render import pool as pool_part
 from understudy.deploy.kubernetes.render.application import example_manifests
+from understudy.deploy.kubernetes.render.autoscaling import autoscaling_manifests
 from understudy.deploy.kubernetes.render.control import control_manifests
 from understudy.deploy.kubernetes.render.etcd import config, trial_manifests
 from understudy.deploy.kubernetes.render.front import bootstrap_name, front_manifests
@@ -29,7 +31,7 @@ from understudy.deploy.kubernetes.render.injector import injector_manifests
 from understudy.deploy.kubernetes.render.monitoring import monitoring_manifests, observability
 from understudy.deploy.kubernetes.render.namespaces import application_namespace
 from understudy.deploy.kubernetes.render.operator import operator_manifests
-from understudy.deploy.kubernetes.render.plan import Etcd, Images, Plan, Pool
+from understudy.deploy.kubernetes.render.plan import HPA, KEDA, Autoscale, Etcd, Images, Plan, Pool
 from understudy.deploy.kubernetes.render.policies import (
     etcd_clients,
     member_policies,
@@ -67,6 +69,11 @@ VALUES: dict[Any, str] = {
     61002: "$.Values.control.replicas",
     61003: "$.Values.front.replicas",
     61004: "$.Values.example.members",
+    61005: "max 2 (int ($pool.spec.copies | default 3))",
+    61006: "$.Values.autoscaling.max",
+    "xworkloadkindx": '(($pool.workload | default dict).kind | default "StatefulSet")',
+    "xworkloadx": "(($pool.workload | default dict).name | default $pool.spec.pool)",
+    "http://xprometheusx": 'include "understudy.prometheus" $',
 }
 """What each placeholder stands for."""
 _CONDITIONS = {
@@ -228,25 +235,29 @@ def _front_pod(spec: Body, container: Body, raws: Raws) -> tuple[Body, Body]:
 _FRONT_PARTS = ("frontContainerPorts", "frontTlsMounts", "frontTlsVolumes", "frontSysctls")
 
 
-def _names(tree: Any, raws: Raws) -> Any:  # noqa: ANN401 - a tree
-    """A tree in which names with digests, and ids of several pools, are computed by the template."""
-    plain, secured = plan_for({}), plan_for({"certificates": True})
-    whole = {
-        bootstrap_name(plain): 'include "understudy.bootstrapName" $',
-        bootstrap_name(secured): 'include "understudy.bootstrapName" $',
+@functools.cache
+def _computed() -> dict[str, str]:
+    """Texts that the template computes: the name with a digest, and ids of several pools."""
+    bootstraps = {bootstrap_name(plan_for(facts)) for facts in ({}, {"certificates": True})}
+    return {
+        **dict.fromkeys(bootstraps, 'include "understudy.bootstrapName" $'),
         **{
             f"spiffe://understudy/{POOL}/{kind}/{POD}": f'include "understudy.ids" (list $ "{kind}")'
             for kind in (CONTROL, OPERATOR)
         },
     }
+
+
+def _names(tree: Any, raws: Raws) -> Any:  # noqa: ANN401 - a tree
+    """A tree in which names with digests, and ids of several pools, are computed by the template."""
     if isinstance(tree, dict):
         return {key: _names(one, raws) for key, one in tree.items()}
     if isinstance(tree, list):
         return [_names(one, raws) for one in tree]
     if not isinstance(tree, str):
         return tree
-    if tree in whole:
-        return raws.mark(f"{{{{ {whole[tree]} | quote }}}}")
+    if tree in _computed():
+        return raws.mark(f"{{{{ {_computed()[tree]} | quote }}}}")
     if tree.startswith(f"spec-{POOL}-"):
         return raws.mark('{{ include "understudy.specName" (list $ $pool) | quote }}')
     if tree.startswith(f"pool: {POOL}\n"):
@@ -327,6 +338,15 @@ def templates() -> dict[str, str]:
             writer.documents(trial_etcd_policies),
             f"{_END}\n",
         ),
+        "autoscaling.yaml": writer.file(
+            "{{- if $.Values.autoscaling.enabled }}\n",
+            f"{_POOLS}\n",
+            '{{- if eq $.Values.autoscaling.form "keda" }}\n',
+            writer.documents(_autoscaler(KEDA), each=True),
+            "{{- else }}\n",
+            writer.documents(_autoscaler(HPA), each=True),
+            f"{_END}\n{_END}\n{_END}\n",
+        ),
         "monitoring.yaml": writer.file(
             "{{- if $.Values.monitoring.enabled }}\n",
             writer.documents(_monitors),
@@ -343,6 +363,17 @@ def templates() -> dict[str, str]:
             f"{_END}\n",
         ),
     }
+
+
+def _autoscaler(form: str) -> Make:
+    """The autoscaler of the one pool of a plan."""
+
+    def make(plan: Plan) -> list[Manifest]:
+        (pool,) = plan.pools
+        placed = replace(pool, spec=pool.spec.model_copy(update={"copies": 61005}), target="xworkloadkindx/xworkloadx")
+        return autoscaling_manifests(replace(plan, pools=(placed,)), Autoscale(form, 61006, "http://xprometheusx"))
+
+    return make
 
 
 def _monitors(plan: Plan) -> list[Manifest]:

@@ -71,6 +71,12 @@ def values_schema() -> Schema:
                 labels=_LABELS,
                 runbookBase={"type": "string", "pattern": "^[^\\s#]+$"},
             ),
+            autoscaling=_object(
+                enabled=_FLAG,
+                form={"enum": ["hpa", "keda"]},
+                max={"type": "integer", "minimum": 2, "maximum": 1000},
+                prometheus=_TEXT,
+            ),
             example=_object(enabled=_FLAG, members={"type": "integer", "minimum": 1}),
             **{"global": {"type": "object"}},
         ),
@@ -78,6 +84,11 @@ def values_schema() -> Schema:
     }
 
 
+_WORKLOAD: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {"kind": {"enum": ["StatefulSet", "Deployment"]}, "name": _SECRET},
+}
 _ENDPOINT = "^(https?://)?(\\[[0-9a-fA-F:.]+\\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?$"
 _ETCD_RULES: Schema = {
     "allOf": [
@@ -106,7 +117,9 @@ def _pool() -> Schema:
             "front": {"required": ["port"], "properties": {"port": {"not": {"enum": [9901, 19000]}}}},
         },
     }
-    made = _object(spec={"allOf": [{"$ref": "#/$defs/Pool"}, fits]}, namespace=_NAMESPACE, appPort=_PORT)
+    made = _object(
+        spec={"allOf": [{"$ref": "#/$defs/Pool"}, fits]}, namespace=_NAMESPACE, appPort=_PORT, workload=_WORKLOAD
+    )
     return {**made, "required": ["spec"]}
 
 

@@ -11,6 +11,7 @@ from understudy.deploy.common.errors import DeployError
 from understudy.deploy.kubernetes.base.emit import emit
 from understudy.deploy.kubernetes.base.folder import KUSTOMIZATION, Folder
 from understudy.deploy.kubernetes.render.application import example_manifests
+from understudy.deploy.kubernetes.render.autoscaling import autoscaling_manifests
 from understudy.deploy.kubernetes.render.control import control_manifests
 from understudy.deploy.kubernetes.render.etcd import trial_manifests
 from understudy.deploy.kubernetes.render.front import front_manifests
@@ -86,6 +87,12 @@ def tree(plan: Plan) -> dict[str, Folder]:
             component=True,
         )
         folders["overlays/production"] = production(plan, plan.etcd)
+    if plan.autoscale is not None:
+        folders["components/autoscaling"] = Folder(
+            "Autoscalers that follow understudy_wanted_members; docs/placement.md tells what they need.",
+            {"autoscaling.yaml": autoscaling_manifests(plan, plan.autoscale)},
+            component=True,
+        )
     return folders
 
 

@@ -33,6 +33,7 @@ _POOL_LABEL = re.compile(r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$")
 _IMAGE = re.compile(r"^[a-z0-9][a-z0-9._:/-]*(:[A-Za-z0-9._-]+)?(@sha256:[0-9a-f]{64})?$")
 
 
+_TARGET = re.compile(r"^(StatefulSet|Deployment)/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
 _RUNBOOK = re.compile(r"^[A-Za-z0-9/.][\w.~:/?&=%@+-]*$")
 
 
@@ -75,11 +76,15 @@ class Etcd:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A pool: its spec, the namespace of the application's pods ('': that of the pool's name), and their port."""
+    """A pool: its spec, the namespace of the application's pods ('': that of the pool's name), and their port.
+
+    ``target`` is the workload that an autoscaler changes, as ``KIND/NAME``; '': the StatefulSet of the pool's name.
+    """
 
     spec: PoolSpec
     app_namespace: str = ""
     app_port: int = APP_PORT
+    target: str = ""
 
     @property
     def name(self) -> str:
@@ -95,6 +100,28 @@ class Pool:
     def namespace(self) -> str:
         """The namespace of the members: as given, else named after the pool."""
         return self.app_namespace or self.name
+
+    @property
+    def workload_kind(self) -> str:
+        """The kind of the workload that an autoscaler changes."""
+        return self.target.partition("/")[0] or "StatefulSet"
+
+    @property
+    def workload(self) -> str:
+        """The name of that workload."""
+        return self.target.partition("/")[2] or self.name
+
+
+HPA, KEDA = "hpa", "keda"
+
+
+@dataclass(frozen=True, slots=True)
+class Autoscale:
+    """How members are scaled: :data:`HPA` or :data:`KEDA`, at most so many, and for KEDA the URL of Prometheus."""
+
+    form: str
+    most: int = 10
+    prometheus: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +153,14 @@ class Plan:
     etcd: Etcd | None = None
     certificates: PeerCertificates | None = None
     example_members: int = 3
+    autoscale: Autoscale | None = None
 
     def __post_init__(self) -> None:
         """Check what Kubernetes would reject, and what would not work. Raises :class:`DeployError`."""
         for pool in self.pools:
             _require_fit(pool, self.namespace)
+            if self.autoscale is not None:
+                _require_scalable(pool, self.autoscale.most)
         for option, name in (
             ("--namespace", self.namespace),
             ("--monitoring-namespace", self.monitoring_namespace),
@@ -195,6 +225,17 @@ def _require_fit(pool: Pool, namespace: str) -> None:
         )
 
 
+def _require_scalable(pool: Pool, most: int) -> None:
+    if most < pool.spec.copies:
+        raise DeployError(
+            f"--autoscale-max {most} is less than the {pool.spec.copies} copies of pool {pool.name!r}: give more"
+        )
+    if pool.target and not _TARGET.match(pool.target):
+        raise DeployError(
+            f"--autoscale-target {pool.target!r} of pool {pool.name!r}: use StatefulSet/NAME or Deployment/NAME"
+        )
+
+
 def _require_namespace(option: str, name: str) -> None:
     if not _LABEL.match(name):
         raise DeployError(f"{option} {name!r} is not the name of a namespace: use at most 63 of a-z 0-9 -")
@@ -253,17 +294,28 @@ def parse_certificates(text: str) -> PeerCertificates | None:
     return found
 
 
-def make_pools(specs: Sequence[PoolSpec], namespaces: Sequence[str], ports: Sequence[str]) -> tuple[Pool, ...]:
-    """The pools, with namespaces and ports as ``--app-namespace`` and ``--app-port`` give them: ``[POOL=]VALUE``.
+def make_pools(
+    specs: Sequence[PoolSpec], namespaces: Sequence[str], ports: Sequence[str], targets: Sequence[str] = ()
+) -> tuple[Pool, ...]:
+    """The pools, as ``--app-namespace``, ``--app-port`` and ``--autoscale-target`` say: ``[POOL=]VALUE``.
 
     Raises :class:`DeployError` for a pool that is not among ``specs``, and for a port that is none.
     """
     names = [spec.pool for spec in specs]
     namespace, port = _by_pool("--app-namespace", namespaces, names), _by_pool("--app-port", ports, names)
+    target = _by_pool("--autoscale-target", targets, names)
     for pool, number in port.items():
         if not (number.isdecimal() and 1 <= int(number) <= 65535):
             raise DeployError(f"--app-port {number!r} of pool {pool!r} is not a port: use 1 to 65535")
-    return tuple(Pool(spec, namespace.get(spec.pool, ""), int(port.get(spec.pool, APP_PORT))) for spec in specs)
+    return tuple(
+        Pool(
+            spec,
+            namespace.get(spec.pool, ""),
+            int(port.get(spec.pool, APP_PORT)),
+            target.get(spec.pool, ""),
+        )
+        for spec in specs
+    )
 
 
 def _by_pool(option: str, values: Sequence[str], pools: Sequence[str]) -> dict[str, str]:

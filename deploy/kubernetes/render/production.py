@@ -26,7 +26,11 @@ def production(plan: Plan, etcd: Etcd) -> Folder:
         "With your etcd, for the Prometheus operator. Your application's pods bring themselves.",
         {"etcd.yaml": [config(plan, etcd.endpoints), etcd_clients(plan, own_etcd_egress(etcd.endpoints))]},
         bases=["../../base"],
-        components=["../../components/application", "../../components/monitoring"],
+        components=[
+            "../../components/application",
+            "../../components/monitoring",
+            *(["../../components/autoscaling"] if plan.autoscale else []),
+        ],
         patches=patches,
     )
 

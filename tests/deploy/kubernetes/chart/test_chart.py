@@ -18,6 +18,7 @@ from understudy.deploy.kubernetes.preflight.load_manifests import load
 from understudy.deploy.kubernetes.preflight.manifest_index import where
 from understudy.deploy.kubernetes.render.kustomize import files, write
 from understudy.deploy.kubernetes.render.plan import (
+    Autoscale,
     Images,
     Plan,
     Pool,
@@ -37,8 +38,8 @@ TRIAL = {"trial": True}
 REGISTRY = "registry.example/shop"
 
 
-def pool(spec, namespace="", port=8080):
-    return Pool(parse_spec(yaml.safe_dump(spec), where="test"), namespace, port)
+def pool(spec, namespace="", port=8080, target=""):
+    return Pool(parse_spec(yaml.safe_dump(spec), where="test"), namespace, port, target)
 
 
 def plan(*pools, **more):
@@ -74,7 +75,7 @@ CASES = {
         {
             "etcd": {"endpoints": ENDPOINTS, "tlsSecret": "etcd-client"},
             "pools": [
-                {"spec": CART, "namespace": "shop"},
+                {"spec": CART, "namespace": "shop", "workload": {"kind": "Deployment", "name": "web"}},
                 {"spec": DESK, "appPort": 9000, "namespace": "shop"},
                 {"spec": LEDGER},
             ],
@@ -82,9 +83,10 @@ CASES = {
             "front": {"replicas": 4, "tlsSecrets": ["desk"]},
             "monitoring": {"enabled": True, "namespace": "prom", "runbookBase": "https://docs.example/operations/"},
             "clusterDomain": "k8s.example",
+            "autoscaling": {"enabled": True, "form": "keda", "max": 7},
         },
         plan(
-            pool(CART, "shop"),
+            pool(CART, "shop", target="Deployment/web"),
             pool(DESK, "shop", 9000),
             pool(LEDGER),
             etcd=OWN,
@@ -94,6 +96,7 @@ CASES = {
             monitoring_namespace="prom",
             runbook_base="https://docs.example/operations/",
             cluster_domain="k8s.example",
+            autoscale=Autoscale("keda", 7, "http://prometheus-operated.prom.svc:9090"),
         ),
         "overlays/production",
     ),
@@ -114,10 +117,15 @@ CASES = {
     "production in plain text with a password": (
         {
             "etcd": {"endpoints": ["etcd.data.svc:2379"], "loginSecret": "login"},
-            "pools": [{"spec": CART}],
+            "pools": [{"spec": {**CART, "copies": 2}}],
+            "autoscaling": {"enabled": True},
             "monitoring": {"enabled": True},
         },
-        plan(pool(CART), etcd=parse_etcd("etcd.data.svc:2379", "", "login")),
+        plan(
+            pool({**CART, "copies": 2}),
+            etcd=parse_etcd("etcd.data.svc:2379", "", "login"),
+            autoscale=Autoscale("hpa"),
+        ),
         "overlays/production",
     ),
 }
@@ -160,9 +168,10 @@ def plain(value, key=""):
 
 
 def test_the_committed_chart_is_the_generated_one():
-    for name, text in chart_files().items():
+    made = chart_files()
+    for name, text in made.items():
         assert (CHART / name).read_text() == text, f"{name}: run make chart"
-    generated = {CHART / name for name in chart_files()}
+    generated = {CHART / name for name in made}
     by_hand = {CHART / "templates/_helpers.tpl", CHART / "templates/NOTES.txt"}
     assert set((CHART / "templates").iterdir()) | set((CHART / "files").iterdir()) == by_hand | {
         one for one in generated if one.parent != CHART

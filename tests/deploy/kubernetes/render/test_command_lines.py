@@ -11,7 +11,7 @@ from understudy.deploy.cli.main import COMMANDS, cli
 from understudy.deploy.kubernetes.preflight.lint_flows import APP_PORT, FLOWS
 from understudy.deploy.kubernetes.preflight.manifest_index import workloads
 from understudy.deploy.kubernetes.render.kustomize import tree
-from understudy.deploy.kubernetes.render.plan import Etcd, Plan, Pool, choose_images
+from understudy.deploy.kubernetes.render.plan import Autoscale, Etcd, Plan, Pool, choose_images
 from understudy.statesync.pool.spec import PoolSpec
 
 PAGE = (ROOT / "docs/kubernetes.md").read_text()
@@ -53,7 +53,10 @@ def test_the_page_lists_the_connections_that_the_policies_allow():
 
 def test_the_page_tells_of_every_folder_that_is_written():
     plan = Plan(
-        (Pool(PoolSpec(pool="cart")),), choose_images("registry.example", "1"), etcd=Etcd(("http://etcd:2379",))
+        (Pool(PoolSpec(pool="cart")),),
+        choose_images("registry.example", "1"),
+        etcd=Etcd(("http://etcd:2379",)),
+        autoscale=Autoscale("hpa"),
     )
     told = set(re.findall(r"^\| `((?:base|components|overlays)[\w/-]*?)/?` \|", PAGE, re.MULTILINE))
 
