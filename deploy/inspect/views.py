@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from understudy.deploy.inspect.member_views import MemberReport, View, member_views, order_of, slots_of
 from understudy.deploy.inspect.placement import Distances
 from understudy.deploy.inspect.query import unreadable_spec
+from understudy.deploy.inspect.site_losses import lost_sites
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.parsing.stored import read_json
 from understudy.statesync.pool.ownership import agreed_set
@@ -21,8 +22,7 @@ from understudy.statesync.sessions.restored import is_restored
 
 if TYPE_CHECKING:
     from understudy.deploy.inspect.hashed_text import HashedText
-from understudy.deploy.inspect.sessions import FoundSession
-from understudy.deploy.inspect.site_losses import lost_sites
+    from understudy.deploy.inspect.sessions import FoundSession
 
 
 def status_view(
