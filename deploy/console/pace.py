@@ -12,10 +12,14 @@ REFRESH_SECONDS = 1.0
 """Seconds between two frames at rest, at least: heartbeats and intents that end by themselves are not in etcd."""
 SAVED_MOST = 1.0
 """Seconds of building that can be saved up."""
+LONGEST_PAUSE = 2.0
+"""Seconds between two frames at most if something changes, even if they then take more than their share."""
+LONGEST_REFRESH = 5.0
+"""Seconds between two frames at rest, at most."""
 
 
 class Pace:
-    """How much time for building is left; it may be owed."""
+    """How much time for building is left; some may be owed. Frames for pages that are loaded count too."""
 
     def __init__(self) -> None:
         self.took = 0.0
@@ -25,7 +29,8 @@ class Pace:
     def built(self, now: float, took: float) -> None:
         """A frame that took so many seconds is finished."""
         earned = 0.0 if self._at is None else (now - self._at) * SHARE_OF_TIME
-        self._saved = min(self._saved + earned, SAVED_MOST) - took
+        owed_most = LONGEST_PAUSE * SHARE_OF_TIME
+        self._saved = max(min(self._saved + earned, SAVED_MOST) - took, -owed_most)
         self._at, self.took = now, took
 
     @property
@@ -36,4 +41,4 @@ class Pace:
     @property
     def refresh(self) -> float:
         """Seconds from the last frame to the next one, if nothing is known to have changed."""
-        return max(REFRESH_SECONDS, 2 * self.took / SHARE_OF_TIME, self.pause)
+        return min(max(REFRESH_SECONDS, 2 * self.took / SHARE_OF_TIME), LONGEST_REFRESH)
