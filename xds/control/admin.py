@@ -11,6 +11,7 @@ import asyncio
 import dataclasses
 import json
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -338,6 +339,9 @@ def members_view(cluster: ClusterState, detector: FailureDetector, now: int) -> 
     ``patience_ms`` is how long it may be silent. ``under_load`` says why that is longer than usual, if it is.
     """
     orders = orders_for_envoy(cluster)
+    active = Counter(order[0] for order in orders if order)
+    standby = Counter(order[1] for order in orders if len(order) > 1)
+    owns = Counter((owner.active, owner.boot) for owner in cluster.owners.values())
     found = []
     for name, member in sorted(cluster.members.items()):
         health = detector.members.get((name, member.boot))
@@ -346,9 +350,9 @@ def members_view(cluster: ClusterState, detector: FailureDetector, now: int) -> 
                 **dataclasses.asdict(member),
                 "state": cluster.state(name),
                 "registered": cluster.registered.get(name) == member.boot,
-                "owns": len(cluster.owned_by(name, member.boot)),
-                "active": sum(1 for order in orders if order[:1] == (name,)),
-                "standby": sum(1 for order in orders if order[1:2] == (name,)),
+                "owns": owns[name, member.boot],
+                "active": active[name],
+                "standby": standby[name],
                 "standing": health.liveness if health else None,
                 "heard_ms_ago": round((now - health.last_sign) / 1e6, 1) if health and health.last_sign else None,
                 "applied": health.applied if health else None,
