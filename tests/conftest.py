@@ -95,7 +95,8 @@ def _freeze() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Have every worker begin its long tests early and one by one, so that none of them is left for the end.
 
-    xdist hands out equal shares of the order, and who is done takes from the end of another's share.
+    xdist hands out equal shares of the order, and who is done takes from the end of another's share. Tests of a module
+    that share something, such as a pool, stay together: each worker that has one of them makes its own.
     """
     if config.getoption("quick"):
         items[:] = filter(quick.is_quick, items)
@@ -104,8 +105,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     long = [item for item in items if _is_long(item)]
     short = [item for item in items if not _is_long(item)]
+    together = _together(long)
     shares = [
-        _mixed(long[number::workers], short[len(short) * number // workers : len(short) * (number + 1) // workers])
+        _mixed(
+            [item for one in together[number::workers] for item in one],
+            short[len(short) * number // workers : len(short) * (number + 1) // workers],
+        )
         for number in range(workers)
     ]
     items[:] = [item for share in shares for item in share]
@@ -113,6 +118,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_long(item: pytest.Item) -> bool:
     return item.path.parent.name in LONG_FOLDERS or item.path.name in LONG
+
+
+def _together(items: list[pytest.Item]) -> list[list[pytest.Item]]:
+    """The tests in their order; those of a module that share a fixture as one."""
+    found: dict[object, list[pytest.Item]] = {}
+    for item in items:
+        found.setdefault(item.path if _shares(item) else item, []).append(item)
+    return list(found.values())
+
+
+def _shares(item: pytest.Item) -> bool:
+    """Whether a test uses a fixture of its module, in the scope of the module."""
+    fixtures = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - no public way tells the scopes
+    return any(one[-1].scope == "module" and one[-1].baseid == item.nodeid.partition("::")[0] for one in fixtures)
 
 
 def _mixed(long: list[pytest.Item], short: list[pytest.Item]) -> list[pytest.Item]:

@@ -7,6 +7,8 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_front import Front
 
@@ -43,8 +45,7 @@ class Endpoint:
                 raise ValueError(f"{port} is not a port number")
 
 
-@dataclass(frozen=True, slots=True)
-class VersionsView:
+class VersionsView(msgspec.Struct, frozen=True):
     """The versions of the application in a pool whose spec has ``versions``.
 
     ``of``: the version of each member ('' for a member that names none). ``serving``: for each version how many members

@@ -30,6 +30,7 @@ EVERYTHING = SidecarOptions(
     redis="127.0.0.1:7604",
     site="east",
     zone="zone-a",
+    app_version="v2",
     node="node-1",
     weight="20",
     priority="2",

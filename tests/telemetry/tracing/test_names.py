@@ -35,7 +35,15 @@ def test_every_metric_of_front_envoys_is_explained():
 def test_the_tuples_name_every_constant():
     defined = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}
     kinds = {names.KIND_TAKEOVER, names.KIND_HANDOVER, names.SCOPE}
-    words = {*names.ROOTS, *names.PHASES, *names.ATTRIBUTES, *names.METRICS, names.NODE_NAME, names.KEYLESS_ROUTES}
+    words = {
+        *names.ROOTS,
+        *names.PHASES,
+        *names.ATTRIBUTES,
+        *names.METRICS,
+        names.NODE_NAME,
+        names.KEYLESS_ROUTES,
+        names.KEYED_ROUTES,
+    }
     listed = {*words, *names.CONVENTIONS, *names.SERVICES, names.SERVICE_ENVOY}
     assert defined == listed | kinds
 

@@ -105,11 +105,12 @@ def assert_standbys_balanced(spec, candidates, orders):
     free, everybody = standbys_allowed(spec, candidates)
     actives = Counter(order[0] for order in orders)
     standbys = Counter(order[1] for order in orders)
+    weight_of_free = {active: sum(weights[name] for name in free[active]) for active in actives}
     for member, weight in weights.items():
         others = Counter()
         for active, count in actives.items():
             if member in free[active]:
-                others[sum(weights[name] for name in free[active])] += count
+                others[weight_of_free[active]] += count
         attainable = sum(even_share(count, weight, rest) for rest, count in others.items())
         assert abs(standbys[member] - attainable) <= 1, (member, standbys, attainable)
         if len(set(weights.values())) == 1 and everybody:
