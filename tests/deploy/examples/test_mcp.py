@@ -28,7 +28,7 @@ pytestmark = pytest.mark.heavy
 T = TypeVar("T")
 SESSIONS = 1000
 AT_ONCE = 8
-CALLS_A_SECOND = 40
+CALLS_A_SECOND = 20
 NOTES = "notes"
 HELLO = {
     "protocolVersion": "2025-06-18",
