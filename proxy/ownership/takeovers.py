@@ -113,8 +113,9 @@ class Takeovers:
     async def given(self, member: str, boot: str, fences: Mapping[int, int]) -> Taken:
         """``member`` cannot reach etcd and has given up slots that it owns by records of these revisions: claim them.
 
-        It answers nothing under these records any more, so nobody has to wait until its reads end. Raises ``NotTaken``,
-        and ``EtcdError`` if etcd gives no definite answer.
+        It answers nothing under these records any more, so nobody has to wait until its reads end. Those taken include
+        slots that others own by now: without etcd the member learns of it only here, for example when the answer to an
+        earlier request was lost. Raises ``NotTaken``, and ``EtcdError`` if etcd gives no definite answer.
         """
         work = asyncio.create_task(self._take_given(member, boot, fences))
         self._given.add(work)
@@ -127,15 +128,18 @@ class Takeovers:
         async with self._claiming:
             view = self._pool.view()
             left = [slot for slot, fence in fences.items() if _stands(view, slot, member, boot, fence)]
+            taken = _of_others(view, member, fences)
             if not left:
-                raise NotTaken(f"none of the slots belongs to {member} as it says")
+                if not taken:
+                    raise NotTaken(f"none of the slots belongs to {member} as it says")
+                return Taken(taken, await self._etcd.get(self._pool.identity.keys.commit(member)))
             cause = self.cause(
                 member, boot, f"{member} lost: it gave its slots away; {ProbeResult.CUT_OFF}", by_request=True
             )
             won = await self._claimer.win(view, left, cause)
         await self._claimer.open(won, given=True)
         self._updates.wake()
-        taken = {c.slot: At(c.owner, revision) for claims, revision in won.parts for c in claims}
+        taken |= {c.slot: At(c.owner, revision) for claims, revision in won.parts for c in claims}
         return Taken(taken, await self._etcd.get(self._pool.identity.keys.commit(member)))
 
     async def for_caller(
@@ -297,6 +301,15 @@ def _stands(view: View, slot: int, member: str, boot: str, fence: int) -> bool:
     """Whether the record of ``slot`` is still the one of this revision, by which ``boot`` of ``member`` owns it."""
     at = view.owners.get(slot)
     return at is not None and at.revision == fence and _belongs(view, slot, member, boot)
+
+
+def _of_others(view: View, member: str, fences: Mapping[int, int]) -> dict[int, At[Owner]]:
+    """The records of those slots that others than ``member`` own by records newer than these revisions."""
+    return {
+        slot: at
+        for slot, fence in fences.items()
+        if (at := view.owners.get(slot)) is not None and at.revision > fence and at.record.active != member
+    }
 
 
 def _belongs(view: View, slot: int, member: str, boot: str) -> bool:

@@ -95,9 +95,10 @@ class ProbeResult(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The slots that a peer has claimed of those given to it, and the giver's commit marker then, if there was one.
+    """Of the slots given to a peer those that it has claimed or that others own by now, with their owner records.
 
-    The marker is for givers of release 0.1.0: it tells them whether their last commit took effect.
+    ``marker`` is the giver's commit marker then, if there was one. It is for givers of release 0.1.0: it tells them
+    whether their last commit took effect.
     """
 
     owners: Mapping[int, At[Owner]]

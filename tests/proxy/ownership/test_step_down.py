@@ -89,6 +89,11 @@ async def test_who_is_given_slots_takes_them_only_under_the_records_that_they_we
 
         owners = await pool.owners()
         assert [slot for slot, owner in owners.items() if owner.active == "a"] == [0]
+        stale |= {0: stale[0] + 1}
+        again = await a.client.take_from(peer, "a", a.pool.identity.boot, stale)
+        owners = await pool.owners()
+        assert {owner.active for owner in owners.values()} == {"b"}, "who gives slots away again is told who has them"
+        assert {slot: at.record for slot, at in again.owners.items()} == owners
         await until(
             lambda: a.registration.record.life == 1,
             what="the next takeover from it is another one, with its own trace",
