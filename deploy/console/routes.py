@@ -5,6 +5,7 @@ per browser. ``NAME.json`` beside a page has the data that the command prints wi
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -31,6 +32,8 @@ from understudy.xds.control.pool_service import PoolService
 from understudy.xds.control.rights import EVERY, Right, may
 from understudy.xds.control.served_pools import not_served
 from understudy.xds.server.ads_router import NotServed
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "/console"
 ROWS_PER_PAGE = 200
@@ -290,8 +293,8 @@ class _Console:
         try:
             async for text in events:
                 await response.write(text)
-        except (ConnectionError, TimeoutError):
-            pass  # the browser has gone; it connects again by itself
+        except (ConnectionError, TimeoutError) as error:
+            logger.debug("a browser has gone: %s; it connects again by itself", error)
         finally:
             await events.aclose()
         return response

@@ -40,53 +40,53 @@ def fewest_members(pool: Pool) -> int:
 
 def _horizontal(pool: Pool, autoscale: Autoscale) -> Body:
     metric = {"name": METRIC, "selector": {"matchLabels": {"pool": pool.name}}}
-    return {
-        "apiVersion": "autoscaling/v2",
-        "kind": "HorizontalPodAutoscaler",
-        "metadata": meta(f"members-{pool.name}", pool.namespace, labels(MEMBER, pool.name)),
-        "spec": {
-            "scaleTargetRef": _target(pool),
-            "minReplicas": fewest_members(pool),
-            "maxReplicas": autoscale.most,
-            "metrics": [
-                {"type": "External", "external": {"metric": metric, "target": _AVERAGE}},
-            ],
-            "behavior": _behavior(),
-        },
-    }
+    return _object(
+        pool,
+        api_version="autoscaling/v2",
+        kind="HorizontalPodAutoscaler",
+        minReplicas=fewest_members(pool),
+        maxReplicas=autoscale.most,
+        metrics=[{"type": "External", "external": {"metric": metric, "target": _AVERAGE}}],
+        behavior=_behavior(),
+    )
 
 
 _AVERAGE = {"type": "AverageValue", "averageValue": "1"}
 
 
 def _keda(pool: Pool, autoscale: Autoscale) -> Body:
+    return _object(
+        pool,
+        api_version="keda.sh/v1alpha1",
+        kind="ScaledObject",
+        minReplicaCount=fewest_members(pool),
+        maxReplicaCount=autoscale.most,
+        advanced={"horizontalPodAutoscalerConfig": {"behavior": _behavior()}},
+        triggers=[
+            {
+                "type": "prometheus",
+                "metricType": "AverageValue",
+                "metadata": {
+                    "serverAddress": autoscale.prometheus,
+                    "query": f'max({SERIES}{{pool="{pool.name}"}})',
+                    "threshold": "1",
+                    "ignoreNullValues": "false",
+                },
+            }
+        ],
+    )
+
+
+def _object(pool: Pool, *, api_version: str, kind: str, **spec: object) -> Body:
     return {
-        "apiVersion": "keda.sh/v1alpha1",
-        "kind": "ScaledObject",
+        "apiVersion": api_version,
+        "kind": kind,
         "metadata": meta(f"members-{pool.name}", pool.namespace, labels(MEMBER, pool.name)),
         "spec": {
-            "scaleTargetRef": _target(pool),
-            "minReplicaCount": fewest_members(pool),
-            "maxReplicaCount": autoscale.most,
-            "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behavior()}},
-            "triggers": [
-                {
-                    "type": "prometheus",
-                    "metricType": "AverageValue",
-                    "metadata": {
-                        "serverAddress": autoscale.prometheus,
-                        "query": f'max({SERIES}{{pool="{pool.name}"}})',
-                        "threshold": "1",
-                        "ignoreNullValues": "false",
-                    },
-                }
-            ],
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": pool.workload_kind, "name": pool.workload},
+            **spec,
         },
     }
-
-
-def _target(pool: Pool) -> Body:
-    return {"apiVersion": "apps/v1", "kind": pool.workload_kind, "name": pool.workload}
 
 
 def _behavior() -> Body:
