@@ -32,10 +32,12 @@ from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.traces import read_trace
 from understudy.deploy.load.history_checker import percentile
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.local_layout import LocalSettings
+from understudy.deploy.local.local_pool import LocalPool
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.records import Intent
-from understudy.statesync.pool.spec import PoolSpec, Retries
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Retries
 from understudy.statesync.pool.state import PoolState
 from understudy.telemetry.otlp.spans import StoredSpan
 from understudy.telemetry.slo.waterfall import held_up, is_measured, root_of

@@ -18,7 +18,8 @@ import aiohttp
 from bench.failover_proxies import WORKERS, envoy_config, haproxy_config
 from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.query import read_pool
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.local_layout import LocalSettings
+from understudy.deploy.local.local_pool import LocalPool
 from understudy.deploy.local.ports import PortPicker
 from understudy.deploy.local.processes import Processes, Program
 from understudy.proxy.front.binary import find_envoy

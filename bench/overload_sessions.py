@@ -20,7 +20,8 @@ from typing import Any
 import aiohttp
 
 from understudy.deploy.load.history_checker import percentile
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.local_layout import LocalSettings
+from understudy.deploy.local.local_pool import LocalPool
 from understudy.statesync.pool.spec import PoolSpec
 
 RESULTS = Path(__file__).parents[1] / "bench/results/overload_sessions.json"

@@ -29,7 +29,8 @@ from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.load.history_checker import HistoryReport, check_history
 from understudy.deploy.load.http_load import Load
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.local_layout import LocalSettings
+from understudy.deploy.local.local_pool import LocalPool
 from understudy.proxy.health.forecast import WINDOW
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.records import MemberState

@@ -33,7 +33,8 @@ from bench.cpu import spent
 from bench.failover_systems import Peer
 from bench.sessions import machine, median, report
 from understudy.deploy.load.history_checker import percentile
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.local_layout import LocalSettings
+from understudy.deploy.local.local_pool import LocalPool
 from understudy.deploy.local.processes import Program
 from understudy.statesync.pool.spec import PoolSpec
 

@@ -10,8 +10,9 @@ import yaml
 from tests.harness.places import ROOT
 from understudy.deploy.cli.main import COMMANDS
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
-from understudy.statesync.pool.spec import Balance, CheckSpec, Mesh, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_front import Front
+from understudy.statesync.pool.spec_parts import Balance, CheckSpec, Mesh
 from understudy.statesync.pool.spec_reader import parse_spec
 from understudy.statesync.pool.spec_tcp import Tcp
 from understudy.statesync.pool.spec_versions import Versions

@@ -158,7 +158,7 @@ def up(
 
     A process that ends is started again. Sessions stay in the state directory and are there at the next start.
     """
-    from understudy.deploy.local.local_pool import LocalSettings
+    from understudy.deploy.local.local_layout import LocalSettings
     from understudy.deploy.local.up import run_up
     from understudy.statesync.pool.spec import PoolSpec
     from understudy.statesync.pool.spec_reader import load_spec, parse_spec

@@ -71,9 +71,9 @@ SECTIONS = {
         "restore": ("understudy.deploy.cli.commands_data", "Restore a pool from a backup file."),
     },
     "Run one process": {
-        "control": ("understudy.deploy.cli.commands_run", "Run a control server: slot table, xDS, traces."),
-        "sidecar": ("understudy.deploy.cli.commands_run", "Run the sidecar of one application instance."),
-        "envoy": ("understudy.deploy.cli.commands_run", "Run a front Envoy that the control servers configure."),
+        "control": ("understudy.deploy.cli.commands_control", "Run a control server: slot table, xDS, traces."),
+        "sidecar": ("understudy.deploy.cli.commands_sidecar", "Run the sidecar of one application instance."),
+        "envoy": ("understudy.deploy.cli.commands_envoy", "Run a front Envoy that the control servers configure."),
         "leave": ("understudy.deploy.cli.commands_leave", "Hand over all slots before a pod stops (preStop hook)."),
     },
     "Kubernetes and Istio": {

@@ -240,7 +240,7 @@ def require_name(option: str, name: str) -> None:
     """Raise :class:`DeployError` unless ``name`` can name a pool, member or site."""
     from pydantic import TypeAdapter, ValidationError
 
-    from understudy.statesync.pool.spec import Name
+    from understudy.statesync.pool.spec_parts import Name
 
     try:
         TypeAdapter(Name).validate_python(name)

@@ -22,10 +22,12 @@ from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.traces import read_trace
 from understudy.deploy.load.history_checker import MemberKill, check_history
 from understudy.deploy.load.http_load import Load
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.local_layout import LocalSettings
+from understudy.deploy.local.local_pool import LocalPool
 from understudy.deploy.local.up import Interrupted, stop_signal, unless
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
-from understudy.statesync.pool.spec import Liveness, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Liveness
 from understudy.telemetry.otlp.spans import StoredSpan
 from understudy.telemetry.slo.waterfall import phases
 from understudy.telemetry.tracing.ids import trace_seed

@@ -37,7 +37,8 @@ from understudy.statesync.audit.entry import Act
 from understudy.statesync.audit.log import OperatorLog
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
 from understudy.statesync.pool.records import Intent
-from understudy.statesync.pool.spec import Objectives, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Objectives
 from understudy.statesync.pool.state import PoolState
 
 RECOVERY_TIMEOUT = 120.0

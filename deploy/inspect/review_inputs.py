@@ -12,7 +12,7 @@ from typing import Any
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.inspect.controls import AdminError, ask_control
 from understudy.deploy.inspect.traces import spans_of
-from understudy.statesync.pool.spec import Objectives
+from understudy.statesync.pool.spec_parts import Objectives
 from understudy.telemetry.otlp.counts import Period
 from understudy.telemetry.otlp.logs import StoredLog
 from understudy.telemetry.otlp.spans import StoredSpan

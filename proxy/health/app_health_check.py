@@ -20,7 +20,7 @@ from understudy.proxy.health.tcp_health import ask
 from understudy.statesync.heartbeat.adaptive_timeout import LOAD_WINDOW, adaptive_timeout
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.app_health import AppHealth, HealthKind
-from understudy.statesync.pool.spec import Liveness
+from understudy.statesync.pool.spec_parts import Liveness
 from understudy.statesync.pool.spec_tcp import Tcp
 from understudy.statesync.process.ticks import Alarm
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import aiohttp
 
 from understudy.proxy.health.check_registry import CheckRegistry, CheckState
-from understudy.statesync.pool.spec import CheckSpec
+from understudy.statesync.pool.spec_parts import CheckSpec
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from understudy.proxy.member.identity import MemberIdentity
 from understudy.statesync.pool.ownership import View
 from understudy.statesync.pool.records import Member, Table
-from understudy.statesync.pool.spec import Liveness, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Liveness
 from understudy.statesync.pool.state import At, PoolState
 from understudy.telemetry.tracing.ids import TraceIds, TraceparentError, takeover_seed
 

@@ -74,7 +74,7 @@ from understudy.statesync.pool.ownership import FailoverLog
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.pools import PoolWatch
 from understudy.statesync.pool.records import Member, MemberState
-from understudy.statesync.pool.spec import CheckSpec
+from understudy.statesync.pool.spec_parts import CheckSpec
 from understudy.statesync.pool.state import Changed
 from understudy.statesync.replication.sync_set import Process
 from understudy.statesync.sessions.commit import Committer

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from understudy.proxy.peers.anti_entropy import INTERVAL
 from understudy.statesync.etcd.settings import EtcdSettings
-from understudy.statesync.pool.spec import CheckSpec
+from understudy.statesync.pool.spec_parts import CheckSpec
 from understudy.statesync.tls.identity import DOMAIN
 from understudy.statesync.tls.pem_files import PemFiles
 

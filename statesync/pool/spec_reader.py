@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from understudy.statesync.http.headers import lost_at_the_front
 from understudy.statesync.parsing.stored import brief, read_object
-from understudy.statesync.pool.spec import CheckSpec, PoolSpec, SpecError
+from understudy.statesync.pool.spec import PoolSpec, SpecError
+from understudy.statesync.pool.spec_parts import CheckSpec
 from understudy.statesync.pool.spec_tcp import without_effect
 
 _IN_ETCD = "spec in etcd"

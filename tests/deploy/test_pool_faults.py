@@ -22,7 +22,8 @@ from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.traces import read_trace
 from understudy.deploy.load.history_checker import Content, Op, check_history
 from understudy.deploy.load.http_load import Load
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.local_layout import LocalSettings
+from understudy.deploy.local.local_pool import LocalPool
 from understudy.proxy.ownership.handover import SLOTS_TOGETHER
 from understudy.proxy.ownership.handover_pacing import SPREAD
 from understudy.statesync.etcd.client import EtcdClient
@@ -30,7 +31,8 @@ from understudy.statesync.etcd.informer import Informer, InformerBatch
 from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import MemberState, Owner, Phase, Table
-from understudy.statesync.pool.spec import Liveness, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Liveness
 from understudy.statesync.pool.state import PoolState
 from understudy.telemetry.otlp.spans import StoredSpan
 from understudy.telemetry.slo.failovers import failovers_of

@@ -17,7 +17,8 @@ from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.sidecars import PATIENT
 from tests.harness.waiting import until
 from understudy.deploy.inspect.query import read_pool
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.local_layout import LocalSettings
+from understudy.deploy.local.local_pool import LocalPool
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec_reader import parse_spec

@@ -17,9 +17,11 @@ from tests.harness.recorded import answering
 from tests.harness.waiting import free_port, until
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.inspect.review_inputs import Evidence, read_evidence, reviews
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.local_layout import LocalSettings
+from understudy.deploy.local.local_pool import LocalPool
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.spec import Liveness, PoolSpec, Timeouts
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Liveness, Timeouts
 from understudy.telemetry.otlp.counts import Period
 from understudy.telemetry.slo.model import Targets
 

@@ -14,9 +14,11 @@ from tests.harness.forkserver import forked
 from tests.harness.local_pools import killed_at_the_end
 from tests.harness.waiting import until
 from understudy.deploy.inspect.traces import read_trace
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.local_layout import LocalSettings
+from understudy.deploy.local.local_pool import LocalPool
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.spec import Objectives, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Objectives
 from understudy.telemetry.slo.waterfall import root_of
 from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing import names

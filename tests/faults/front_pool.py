@@ -26,7 +26,8 @@ from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.waiting import until
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.local import processes as deploy_processes
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.local_layout import LocalSettings
+from understudy.deploy.local.local_pool import LocalPool
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.spec_reader import parse_spec
 

@@ -11,7 +11,8 @@ from tests.frameworks.applications import DJANGO, EXPRESS, FLASK
 from tests.frameworks.shoppers import Shopper
 from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.waiting import until
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.local_layout import LocalSettings
+from understudy.deploy.local.local_pool import LocalPool
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.spec import PoolSpec, SessionKey
 

@@ -11,20 +11,18 @@ import asyncio
 import dataclasses
 import json
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from understudy.statesync.heartbeat.adaptive_timeout import LOAD_WINDOW
 from understudy.statesync.parsing.strict_json import whole_number
-from understudy.statesync.pool.state import PoolState
 from understudy.telemetry.metrics.phase_metrics import expose
 from understudy.telemetry.store.schema import StoreError
 from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing.ids import is_trace_id
+from understudy.xds.control.admin_views import failovers_view, members_view, recovering_view, slots_view, table_view
 from understudy.xds.control.front_view import fronts_view
 from understudy.xds.control.http_access import RightsFile, rights_of, rights_wanted
 from understudy.xds.control.last_read import heartbeats_view, records_text
@@ -34,13 +32,9 @@ from understudy.xds.control.replies import json_reply, problem_reply
 from understudy.xds.control.rights import EVERY, Right, Rights, may
 from understudy.xds.control.served_pools import Pools, not_served
 from understudy.xds.control.visible_traces import of_pools, pool_named
-from understudy.xds.membership.cluster_state import ClusterState, orders_for_envoy
-from understudy.xds.membership.failure_detector import FailureDetector
-from understudy.xds.membership.member_health import MemberHealth
 from understudy.xds.server.ads_router import NotServed
 
 MOST_LISTED = 1000
-LOAD_SHOWN_MS = 20
 TRACES_PER_PAGE = 100
 RECORDS_PER_PAGE = 2_000
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -198,13 +192,13 @@ class Admin:
                     "fault": state_builder.spec_fault,
                 },
                 "faults": state_builder.state.faults,
-                "slots": _slots(cluster) if cluster else None,
+                "slots": slots_view(cluster) if cluster else None,
                 "generation": cluster.table.generation if cluster and cluster.table else None,
                 "brakes": [
                     {"why": hold.why, "seconds": round(max(hold.until - now, 0) / 1e9, 1)}
                     for hold in (controller.leader.damping.holds() if leadership.is_leader else [])
                 ],
-                "recovering": _recovering(service, cluster) if cluster and leadership.is_leader else [],
+                "recovering": recovering_view(service, cluster) if cluster and leadership.is_leader else [],
                 "xds": {
                     "publications": controller.publisher.publications,
                     "fault": controller.publisher.fault,
@@ -331,102 +325,6 @@ def _window(request: web.Request) -> tuple[int, int] | None:
         return None
     since, until = (min(int(text), (1 << 63) - 1) for text in bounds)
     return since, until
-
-
-def members_view(cluster: ClusterState, detector: FailureDetector, now: int) -> list[dict[str, Any]]:
-    """Every known member: its record, its state as seen here, the slots it holds, and its last sign of life.
-
-    ``patience_ms`` is how long it may be silent. ``under_load`` says why that is longer than usual, if it is.
-    """
-    orders = orders_for_envoy(cluster)
-    active = Counter(order[0] for order in orders if order)
-    standby = Counter(order[1] for order in orders if len(order) > 1)
-    owns = Counter((owner.active, owner.boot) for owner in cluster.owners.values())
-    found = []
-    for name, member in sorted(cluster.members.items()):
-        health = detector.members.get((name, member.boot))
-        found.append(
-            {
-                **dataclasses.asdict(member),
-                "state": cluster.state(name),
-                "registered": cluster.registered.get(name) == member.boot,
-                "owns": owns[name, member.boot],
-                "active": active[name],
-                "standby": standby[name],
-                "standing": health.liveness if health else None,
-                "heard_ms_ago": round((now - health.last_sign) / 1e6, 1) if health and health.last_sign else None,
-                "applied": health.applied if health else None,
-                "patience_ms": round(detector.silence_timeout(health) / 1e6) if health else None,
-                "under_load": _load(health),
-                "reason": (health.explanation if health else "") or member.reason,
-            }
-        )
-    return found
-
-
-def _load(health: MemberHealth | None) -> str:
-    """Why a member has more time than usual; '' if it has not, or only a little more."""
-    late = round(health.stall / 1e6) if health else 0
-    return f"its event loop was {late} ms late within the last {LOAD_WINDOW:g} s" if late >= LOAD_SHOWN_MS else ""
-
-
-def _recovering(service: PoolService, cluster: ClusterState) -> list[dict[str, Any]]:
-    """The members that wait to take slots back, and for how many seconds more they must be stable."""
-    waiting = service.controller.leader.recovery.waiting(cluster)
-    now = service.now_ns()
-    return [{"member": member, "seconds": round(max(at - now, 0) / 1e9, 1)} for member, at in sorted(waiting.items())]
-
-
-def _slots(cluster: ClusterState) -> dict[str, int]:
-    """Number of slots, of those with a living owner, and of those that are moving to another owner."""
-    served = sum(1 for slot in range(cluster.spec.slots) if cluster.serving_owner(slot) is not None)
-    moving = len(cluster.pending_moves(cluster.table.orders)) if cluster.table else 0
-    return {"total": cluster.spec.slots, "served": served, "moving": moving}
-
-
-def table_view(cluster: ClusterState) -> dict[str, Any]:
-    """The table in force and, per slot, who owns it and in which order Envoy tries the members."""
-    table = cluster.table
-    if table is None:
-        return {}
-    effective = orders_for_envoy(cluster)
-    slots = []
-    for slot, order in enumerate(table.orders):
-        owner = cluster.owners.get(slot)
-        slots.append(
-            {
-                "slot": slot,
-                "order": order,
-                "envoy": effective[slot],
-                "owner": owner.active if owner else None,
-                "epoch": owner.epoch if owner else 0,
-                "phase": owner.phase if owner else None,
-            }
-        )
-    return {
-        "generation": table.generation,
-        "traceparent": table.traceparent,
-        "cause": table.cause,
-        "offline": table.offline,
-        "lost": {member: dataclasses.asdict(lost) for member, lost in table.lost.items()},
-        "slots": slots,
-    }
-
-
-def failovers_view(state: PoolState) -> list[dict[str, Any]]:
-    """Changes of active, newest first. Several members that take over in one change make one entry."""
-    return [
-        {
-            "trace": trace,
-            "started": min(part.started for part in parts),
-            "cause": parts[0].cause,
-            "planned": parts[0].planned,
-            "from": sorted({part.source for part in parts}),
-            "slots": sum(len(part.slots) for part in parts),
-            "to": {part.to: list(part.slots) for part in sorted(parts, key=lambda part: part.to)},
-        }
-        for trace, parts in state.changes()
-    ]
 
 
 class _RefusedError(Exception):

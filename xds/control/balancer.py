@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from understudy.statesync.etcd.client import Compare, CreateRevision, EtcdClient, EtcdError, ModRevision, Put
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.rebalance import MovePlan, MoveProgress, PlanState
-from understudy.statesync.pool.spec import Balance
+from understudy.statesync.pool.spec_parts import Balance
 from understudy.xds.control.election import Leadership
 from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.membership.load_book import PoolLoad

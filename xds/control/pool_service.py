@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.pools import PoolWatch
 from understudy.statesync.pool.records import ControlServer
-from understudy.statesync.pool.spec import Timeouts
+from understudy.statesync.pool.spec_parts import Timeouts
 from understudy.statesync.process.services import set_within
 from understudy.statesync.tls.identity import Trust
 from understudy.telemetry.metrics.phase_metrics import PhaseMetrics

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from understudy.statesync.pool.rebalance import MovePlan, MoveProgress
-from understudy.statesync.pool.spec import Balance, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Balance
 from understudy.xds.planning.proposal import Proposal
 
 

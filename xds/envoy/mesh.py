@@ -11,7 +11,8 @@ That policy goes by addresses alone and knows no health, so members that are sai
 
 from collections.abc import Mapping, Sequence
 
-from understudy.statesync.pool.spec import Mesh, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Mesh
 from understudy.xds.envoy.resources import RETRY_BUFFER, ROUTES, build
 from understudy.xds.envoy.routes import ordered_route_configuration, terms_of
 from understudy.xds.envoy.routing_view import Endpoint, RoutingView, mesh_routes_name

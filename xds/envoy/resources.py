@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from understudy.statesync.pool.spec import HealthChecks, Outliers, Retries, Timeouts
+from understudy.statesync.pool.spec_parts import HealthChecks, Outliers, Retries, Timeouts
 from understudy.statesync.pool.spec_tcp import Tcp
 from understudy.xds.envoy.messages import (
     Address,

@@ -18,7 +18,7 @@ from datetime import timedelta
 
 from understudy.statesync.http.headers import APPLICATION_HEADERS
 from understudy.statesync.pool.session_key import SessionKey
-from understudy.statesync.pool.spec import Retries, Timeouts
+from understudy.statesync.pool.spec_parts import Retries, Timeouts
 from understudy.statesync.sessions.request_log import REQUEST_HEADER
 from understudy.telemetry.tracing.names import KEYED_ROUTES, KEYLESS_ROUTES
 from understudy.xds.envoy.key_sources import KeySource, key_sources

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from understudy.statesync.pool.rebalance import Approved, SlotMove
-from understudy.statesync.pool.spec import Balance
+from understudy.statesync.pool.spec_parts import Balance
 from understudy.xds.membership.cluster_state import ClusterState, candidates
 from understudy.xds.membership.load_book import PoolLoad, SlotMeasure
 from understudy.xds.placement.rebalance import Rebalance, rebalance

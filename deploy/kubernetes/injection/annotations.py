@@ -25,7 +25,8 @@ from understudy.deploy.kubernetes.base.names import (
     SESSION_API_PORT,
 )
 from understudy.statesync.pool.app_health import HEALTH_FORMS, AppHealth
-from understudy.statesync.pool.spec import Name, SpecError
+from understudy.statesync.pool.spec import SpecError
+from understudy.statesync.pool.spec_parts import Name
 from understudy.statesync.pool.spec_reader import parse_checks
 from understudy.statesync.pool.spec_versions import VERSION_PATTERN
 

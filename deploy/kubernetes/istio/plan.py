@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.kubernetes.base.names import control_name
-from understudy.statesync.pool.spec import Mesh, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Mesh
 
 OLDEST = (1, 29)
 """The first Istio whose proxy has all that our routes use: ``use_hash_policy`` of weighted clusters came with Envoy

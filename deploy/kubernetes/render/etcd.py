@@ -28,7 +28,7 @@ from understudy.deploy.kubernetes.base.objects import (
     service_account,
 )
 from understudy.deploy.kubernetes.render.plan import Plan
-from understudy.deploy.local.local_pool import COMPACTION, ETCD_QUOTA_BYTES
+from understudy.deploy.local.programs import COMPACTION, ETCD_QUOTA_BYTES
 
 NAME = "etcd"
 MEMBERS = 3

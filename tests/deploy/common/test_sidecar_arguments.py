@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from understudy.deploy.cli.commands_run import sidecar
+from understudy.deploy.cli.commands_sidecar import sidecar
 from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, Layout, MemberAddresses
 from understudy.deploy.common.sidecar_arguments import SidecarOptions, sidecar_arguments
 from understudy.deploy.kubernetes.base.injection_settings import InjectionSettings
 from understudy.deploy.kubernetes.injection.pod import inject
-from understudy.deploy.local.local_pool import LocalSettings, member_place, programs
+from understudy.deploy.local.local_layout import LocalSettings
+from understudy.deploy.local.programs import member_place, programs
 from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.tls.pem_files import PemFiles

@@ -19,7 +19,8 @@ from tests.harness.sidecars import PATIENT
 from tests.harness.waiting import until
 from understudy.deploy.console.render import PAGES
 from understudy.deploy.console.security import POLICY
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.local_layout import LocalSettings
+from understudy.deploy.local.local_pool import LocalPool
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import FailoverRecord, Intent

@@ -38,7 +38,8 @@ from understudy.deploy.drill.report import drill_table, view_of
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.sync import newest_revision, read_sync
 from understudy.deploy.inspect.traces import read_trace
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings, site_of
+from understudy.deploy.local.local_layout import LocalSettings, site_of
+from understudy.deploy.local.local_pool import LocalPool
 from understudy.statesync.etcd.client import EndpointStatus, EtcdClient
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import (
@@ -51,7 +52,8 @@ from understudy.statesync.pool.records import (
     SyncRecord,
     Table,
 )
-from understudy.statesync.pool.spec import HealthChecks, Liveness, Objectives, PoolSpec, SiteSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import HealthChecks, Liveness, Objectives, SiteSpec
 from understudy.statesync.pool.state import At, PoolState
 from understudy.telemetry.slo.waterfall import phases, root_of
 from understudy.telemetry.tracing.names import DRILL, DRILL_GAP_MS

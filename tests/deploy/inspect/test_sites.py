@@ -10,7 +10,8 @@ from understudy.deploy.inspect.sites import lagging_slots, sites_table, sites_vi
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Intent, Member, MemberState, Owner, Process, SyncRecord, Table
-from understudy.statesync.pool.spec import PoolSpec, SiteSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import SiteSpec
 from understudy.statesync.pool.state import At, PoolState
 
 SITES = {"cart-1": "east", "cart-2": "west", "cart-3": "east", "cart-4": "west"}

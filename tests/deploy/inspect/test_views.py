@@ -23,7 +23,7 @@ from understudy.statesync.replication.sync_set import Process
 from understudy.statesync.sessions.session import Session
 from understudy.telemetry.otlp.spans import StoredSpan
 from understudy.telemetry.tracing.names import SERVICE_INSTANCE_ID
-from understudy.xds.control.admin import failovers_view as told_by_control_servers
+from understudy.xds.control.admin_views import failovers_view as told_by_control_servers
 
 
 @pytest.fixture

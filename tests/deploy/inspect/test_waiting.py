@@ -7,7 +7,8 @@ import pytest
 from understudy.deploy.inspect.waiting import loss_of, refusal, waiting_slots, waiting_view, waiting_warning
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Member, MemberState, Owner, Revival, SyncRecord
-from understudy.statesync.pool.spec import PoolSpec, Replication
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Replication
 from understudy.statesync.pool.state import At, PoolState
 from understudy.statesync.replication.sync_set import Process
 

@@ -7,8 +7,9 @@ import pytest
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.layout import Layout
-from understudy.deploy.local.local_pool import LocalSettings, plan_layout, programs
+from understudy.deploy.local.local_layout import LocalSettings, plan_layout
 from understudy.deploy.local.ports import PortPicker
+from understudy.deploy.local.programs import programs
 from understudy.deploy.local.several_pools import client_address, layouts_of, request_command, with_fronts
 from understudy.statesync.pool.spec import PoolSpec
 

@@ -13,7 +13,7 @@ from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 from tests.harness.waiting import free_port, until
 from understudy.proxy.health.app_health_check import AppHealthCheck
 from understudy.statesync.pool.app_health import AppHealth, HealthKind
-from understudy.statesync.pool.spec import Liveness
+from understudy.statesync.pool.spec_parts import Liveness
 
 SERVING, NOT_SERVING = 1, 2
 

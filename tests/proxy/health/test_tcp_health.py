@@ -10,7 +10,7 @@ from tests.harness.waiting import free_port, stays, until
 from understudy.proxy.health.app_health_check import AppHealthCheck
 from understudy.proxy.health.tcp_health import ask
 from understudy.statesync.pool.app_health import AppHealth
-from understudy.statesync.pool.spec import Liveness
+from understudy.statesync.pool.spec_parts import Liveness
 from understudy.statesync.pool.spec_tcp import Tcp
 
 LOCAL_V2 = b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"

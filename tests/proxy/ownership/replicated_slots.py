@@ -16,7 +16,8 @@ from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.statesync.etcd.client import EtcdClient, Kv
 from understudy.statesync.pool.records import Owner, SyncRecord
-from understudy.statesync.pool.spec import PoolSpec, Replication
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Replication
 from understudy.statesync.pool.state import At
 from understudy.statesync.replication.history import version_of
 from understudy.statesync.replication.messages import LoggedWrite, Unsaved

@@ -19,7 +19,8 @@ from understudy.proxy.replication.copy_pacing import CopyPacing
 from understudy.statesync.etcd.client import EtcdClient, OutcomeUnknown, Unavailable
 from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.pool.records import Member, MemberState, Owner, SyncRecord, Table
-from understudy.statesync.pool.spec import PoolSpec, Replication
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Replication
 from understudy.statesync.pool.state import At
 from understudy.statesync.process.ticks import Alarm
 from understudy.statesync.replication.history import version_of

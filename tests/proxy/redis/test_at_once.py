@@ -23,7 +23,7 @@ from understudy.proxy.sessions.service import KEY_BYTES_MOST
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import Limits
+from understudy.statesync.pool.spec_parts import Limits
 from understudy.statesync.sessions.replica import _Unreadable
 from understudy.telemetry.tracing.ids import TraceIds
 

@@ -17,7 +17,7 @@ from understudy.proxy.sessions.call import Call
 from understudy.proxy.sessions.owner_writes import Begun
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import DurabilityRule, Timeouts
+from understudy.statesync.pool.spec_parts import DurabilityRule, Timeouts
 from understudy.statesync.redis.command import KeyCommand
 from understudy.statesync.redis.commands import parse
 from understudy.statesync.sessions.command_batch import CommandBatch

@@ -23,7 +23,8 @@ from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.heartbeat.probe import PROBE_PATH
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Member, MemberState
-from understudy.statesync.pool.spec import Liveness, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Liveness
 from understudy.statesync.pool.state import At
 
 LEASE = 10

@@ -20,7 +20,8 @@ from understudy.statesync.pool.records import (
     Owner,
     Table,
 )
-from understudy.statesync.pool.spec import HealthChecks, Liveness, PoolSpec, SpecError
+from understudy.statesync.pool.spec import PoolSpec, SpecError
+from understudy.statesync.pool.spec_parts import HealthChecks, Liveness
 from understudy.statesync.pool.spec_reader import decode_spec
 from understudy.statesync.pool.state import PoolState
 from understudy.statesync.replication.history import as_text, version_of

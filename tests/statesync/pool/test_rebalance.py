@@ -3,7 +3,8 @@
 import pytest
 
 from understudy.statesync.pool.rebalance import MovePlan, MoveProgress, PlanState, SlotMove, approved, in_force
-from understudy.statesync.pool.spec import Balance, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Balance
 from understudy.statesync.pool.spec_reader import decode_spec
 
 ACTIVES = ["a", "b", "a", "b"]

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.statesync.pool.spec import Limits, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Limits
 from understudy.statesync.tenants.tenant import (
     QUOTAS,
     Tenant,

@@ -19,7 +19,8 @@ from tests.harness.waiting import free_port, until
 from understudy.statesync.etcd.client import EtcdClient, Put
 from understudy.statesync.etcd.key_range import KeyRange
 from understudy.statesync.pool.records import Member, MemberState, Owner, Table
-from understudy.statesync.pool.spec import Liveness, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Liveness
 
 POOL = "cart"
 SLOTS = 32

@@ -10,7 +10,8 @@ from understudy.statesync.heartbeat.load_report import LoadReport, SlotLoad
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.rebalance import MovePlan, MoveProgress, PlanState
 from understudy.statesync.pool.records import Member, MemberState, Owner, Table
-from understudy.statesync.pool.spec import Balance, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Balance
 from understudy.statesync.pool.state import At
 from understudy.xds.control.balancer import HOUR, Balancer, recent
 from understudy.xds.membership.cluster_state import ClusterState

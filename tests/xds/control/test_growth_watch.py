@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from tests.xds.planning.test_capacity import a_pool, with_cpu
 from understudy.statesync.heartbeat.load_report import LoadReport, SlotLoad
-from understudy.statesync.pool.spec import Limits
+from understudy.statesync.pool.spec_parts import Limits
 from understudy.xds.control.growth_watch import usage_of
 from understudy.xds.membership.load_book import LoadBook
 from understudy.xds.planning.growth import Usage

@@ -17,7 +17,7 @@ from tests.harness.waiting import free_port, stays, until
 from tests.xds.control.control_pool import POOL, SLOTS, SPEC, Control, ControlPool, control_pool
 from tests.xds.server.test_metrics import parsed
 from understudy.proxy.front.envoy import EnvoyProcess, EnvoySettings
-from understudy.statesync.pool.spec import Retries
+from understudy.statesync.pool.spec_parts import Retries
 from understudy.xds.server import types, wire
 
 ALL_TYPES = {types.CLUSTER, types.ENDPOINTS, types.LISTENER, types.ROUTES}

@@ -15,7 +15,8 @@ from tests.harness.front import Answer, Front, PoolCache, running_front
 from tests.harness.programs import Program
 from tests.harness.waiting import free_port, until
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import HealthChecks, PoolSpec, Retries, Timeouts
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import HealthChecks, Retries, Timeouts
 from understudy.xds.envoy.resources import CLUSTER, build
 from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 

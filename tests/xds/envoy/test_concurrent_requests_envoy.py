@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.harness.waiting import until
 from tests.xds.envoy.served_pool import UNHURRIED, served_pool
-from understudy.statesync.pool.spec import Limits
+from understudy.statesync.pool.spec_parts import Limits
 
 LOW = UNHURRIED.model_copy(update={"priority": "low", "limits": Limits(concurrent_requests=3)})
 

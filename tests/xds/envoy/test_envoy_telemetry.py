@@ -15,7 +15,8 @@ from aiohttp import web
 from tests.harness.front import Front, PoolCache, running_front
 from tests.harness.http_app import http_app
 from tests.harness.waiting import free_port, until
-from understudy.statesync.pool.spec import PoolSpec, Retries, Timeouts
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Retries, Timeouts
 from understudy.telemetry.otlp.counts import Period
 from understudy.telemetry.otlp.logs import StoredLog
 from understudy.telemetry.receiver.front_tally import FrontTally, Kind

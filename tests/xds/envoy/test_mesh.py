@@ -6,7 +6,8 @@ import pytest
 from envoy_data_plane.envoy.config.route.v3 import Route, RouteConfiguration
 
 from understudy.statesync.http.headers import APPLICATION_HEADERS
-from understudy.statesync.pool.spec import Mesh, PoolSpec, Retries
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Mesh, Retries
 from understudy.statesync.pool.spec_reader import parse_spec
 from understudy.xds.envoy.mesh import build_all, clusters_from_elsewhere, mesh_routes
 from understudy.xds.envoy.resources import ROUTES

@@ -9,7 +9,7 @@ import aiohttp
 
 from tests.harness.waiting import until
 from tests.xds.envoy.served_pool import UNHURRIED, served_pool
-from understudy.statesync.pool.spec import Limits
+from understudy.statesync.pool.spec_parts import Limits
 
 LIMITED = UNHURRIED.model_copy(update={"limits": Limits(requests_per_second=20)})
 AT_ONCE = 60

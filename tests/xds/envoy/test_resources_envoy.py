@@ -17,7 +17,8 @@ from yarl import URL
 from tests.harness.front import PoolCache, running_front
 from tests.harness.waiting import until
 from tests.xds.envoy.served_pool import EVERY_ORDER, UNHURRIED, Clusters, ServedPool, evenly, served_pool, view_of
-from understudy.statesync.pool.spec import HealthChecks, PoolSpec, Retries
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import HealthChecks, Retries
 from understudy.statesync.sessions.request_log import parse_stamp
 from understudy.xds.envoy.resources import CLUSTER, ENDPOINTS, ROUTES
 from understudy.xds.server.responses import ConfigStatus

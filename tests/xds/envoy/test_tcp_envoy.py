@@ -16,7 +16,8 @@ from tests.harness.front import Front, PoolCache, running_front
 from tests.harness.http_app import http_app
 from tests.harness.waiting import stays, until
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import HealthChecks, PoolSpec, Timeouts
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import HealthChecks, Timeouts
 from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 
 SLOTS = 64

@@ -9,7 +9,7 @@ from understudy.statesync.pool.records import NO_ETCD, Intent, Lost, Member, Mem
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import trace_seed
-from understudy.xds.control.admin import members_view
+from understudy.xds.control.admin_views import members_view
 from understudy.xds.membership.claim_reports import ClaimReports
 from understudy.xds.membership.cluster_state import ClusterState, endpoints, lost_entries, orders_for_envoy, pool_view
 from understudy.xds.membership.failure_detector import FailureDetector

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tests.xds.placement import table_rules as rules
 from tests.xds.placement.table_rules import candidate
 from understudy.statesync.pool.records import MemberState, Table
-from understudy.statesync.pool.spec import PoolSpec, SiteSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import SiteSpec
 from understudy.statesync.pool.spec_reader import parse_spec
 from understudy.xds.placement.by_site import targets
 from understudy.xds.placement.solver import decide

@@ -7,7 +7,8 @@ import pytest
 from tests.xds.placement import table_rules as rules
 from tests.xds.placement.table_rules import candidate
 from understudy.statesync.pool.records import MemberState, Table
-from understudy.statesync.pool.spec import MemberSpec, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import MemberSpec
 from understudy.xds.placement.solver import decide
 
 

@@ -9,7 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.xds.placement import table_rules as rules
 from understudy.statesync.pool.records import MemberState, Table
-from understudy.statesync.pool.spec import MemberSpec, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import MemberSpec
 from understudy.xds.placement.solver import Candidate, Decision, decide
 
 NAMES = [f"m-{number}" for number in range(9)]

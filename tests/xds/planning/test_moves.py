@@ -7,7 +7,8 @@ import pytest
 from understudy.statesync.heartbeat.load_report import LoadReport, SlotLoad
 from understudy.statesync.pool.rebalance import MovePlan, MoveProgress, PlanState, SlotMove, in_force
 from understudy.statesync.pool.records import Member, MemberState, Owner, Phase, Table
-from understudy.statesync.pool.spec import Balance, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Balance
 from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.membership.load_book import LoadBook, PoolLoad
 from understudy.xds.planning.moves import Waiting, next_step, seconds_between_steps

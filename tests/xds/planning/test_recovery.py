@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from understudy.statesync.pool.records import Member, MemberState, Owner, Table
-from understudy.statesync.pool.spec import MemberSpec, PoolSpec, SpecError
+from understudy.statesync.pool.spec import PoolSpec, SpecError
+from understudy.statesync.pool.spec_parts import MemberSpec
 from understudy.statesync.pool.spec_reader import parse_spec
 from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.membership.member_health import SECOND

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from understudy.statesync.pool.records import Member, MemberState, Owner, Table
-from understudy.statesync.pool.spec import PoolSpec, SiteSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import SiteSpec
 from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.membership.member_health import SECOND
 from understudy.xds.planning.plan import next_plan

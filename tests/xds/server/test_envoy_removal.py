@@ -12,7 +12,8 @@ import pytest
 from tests.harness.front import PoolCache, running_front
 from tests.harness.waiting import free_port, until
 from tests.xds.server.test_envoy_ads import VARIANTS, backend
-from understudy.statesync.pool.spec import PoolSpec, Retries
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Retries
 from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.server.ads import StreamSettings
 from understudy.xds.server.stream_config import StreamTimeouts

@@ -18,7 +18,7 @@ from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import free_port, until
 from understudy.deploy.kubernetes.injection.pod import inject
 from understudy.deploy.load.http_load import Load
-from understudy.deploy.local.local_pool import EXAMPLE_APP
+from understudy.deploy.local.programs import EXAMPLE_APP
 
 SPEC = "slots: 24\nretries: {hedge_ms: 0}\nliveness: {missed_beats: 30}"
 """No request goes to a second member because the first one stands still for a moment."""

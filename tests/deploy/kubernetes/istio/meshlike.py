@@ -40,7 +40,7 @@ from tests.deploy.kubernetes.istio.envoyfilter import Proxy, effective, patch_bo
 from tests.harness.envoy import Envoy, running_envoy
 from understudy.deploy.kubernetes.istio.plan import MeshPlan
 from understudy.deploy.kubernetes.istio.tree import files
-from understudy.statesync.pool.spec import Mesh
+from understudy.statesync.pool.spec_parts import Mesh
 from understudy.statesync.tls.peer_tls import Identity
 from understudy.xds.envoy.routing_view import mesh_routes_name
 from understudy.xds.server import types

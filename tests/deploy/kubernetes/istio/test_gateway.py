@@ -21,10 +21,12 @@ from understudy.deploy.kubernetes.istio.plan import MeshPlan
 from understudy.deploy.kubernetes.istio.tree import PREPARE, ROUTE
 from understudy.deploy.load.history_checker import MemberKill, check_history
 from understudy.deploy.load.http_load import Load
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.local_layout import LocalSettings
+from understudy.deploy.local.local_pool import LocalPool
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import Liveness, Mesh, PoolSpec, Retries
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Liveness, Mesh, Retries
 from understudy.xds.envoy.routes import ORDER_HEADER
 
 SPEC = PoolSpec(pool="cart", mesh=Mesh(host="cart-slots.cart.svc.cluster.local"), liveness=Liveness(missed_beats=30))

@@ -13,7 +13,8 @@ from tests.xds.control.control_pool import SLOTS, control_pool
 from understudy.deploy.kubernetes.istio.plan import MeshPlan
 from understudy.deploy.kubernetes.istio.tree import PREPARE, ROUTE
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import Liveness, Mesh, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Liveness, Mesh
 
 HOST, OTHER = "cart.example.com", "blog.example.com"
 SPEC = PoolSpec(

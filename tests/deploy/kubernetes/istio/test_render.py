@@ -18,7 +18,8 @@ from understudy.deploy.cli.main import cli
 from understudy.deploy.kubernetes.istio.objects import proxy_versions
 from understudy.deploy.kubernetes.istio.plan import MeshPlan
 from understudy.deploy.kubernetes.istio.tree import PREPARE, ROUTE
-from understudy.statesync.pool.spec import Mesh, PoolSpec
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Mesh
 
 SPEC = "pool: cart\nmesh: {host: cart-slots.shop.svc.cluster.local, port: 7681}\n"
 TLS = ("--port", "443", "--listener-port", "8443", "--host", "cart.example.com", "--credential", "cart-tls")

@@ -29,7 +29,8 @@ from tests.xds.control.control_pool import SLOTS, ControlPool, control_pool
 from understudy.deploy.kubernetes.istio.plan import MeshPlan
 from understudy.deploy.kubernetes.istio.tree import PREPARE, ROUTE
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec import Liveness, Mesh, PoolSpec, Retries
+from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import Liveness, Mesh, Retries
 from understudy.statesync.tls.peer_tls import Identity
 
 MESH = Mesh(host="cart-slots.cart.svc.cluster.local")

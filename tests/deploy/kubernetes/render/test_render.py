@@ -14,7 +14,7 @@ from tests.deploy.kubernetes.references import faults
 from tests.harness.commands import ROOT
 from understudy.deploy.kubernetes.preflight.load_manifests import load
 from understudy.deploy.kubernetes.preflight.manifest_index import where, workloads
-from understudy.deploy.local.local_pool import COMPACTION, ETCD_QUOTA_BYTES
+from understudy.deploy.local.programs import COMPACTION, ETCD_QUOTA_BYTES
 from understudy.statesync.pool.spec_reader import parse_spec
 
 needs_kubectl = pytest.mark.skipif(

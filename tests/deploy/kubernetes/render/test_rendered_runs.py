@@ -22,7 +22,8 @@ from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, La
 from understudy.deploy.kubernetes.preflight.load_manifests import load
 from understudy.deploy.kubernetes.render.front import drain_command
 from understudy.deploy.kubernetes.render.plan import Plan, Pool, choose_images, parse_certificates
-from understudy.deploy.local.local_pool import LocalSettings, programs
+from understudy.deploy.local.local_layout import LocalSettings
+from understudy.deploy.local.programs import programs
 from understudy.proxy.front.bootstrap import bootstrap
 from understudy.statesync.pool.spec import PoolSpec
 

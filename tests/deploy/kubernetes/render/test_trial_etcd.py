@@ -9,7 +9,7 @@ from tests.harness.waiting import free_port, until
 from understudy.deploy.kubernetes.preflight.etcd import judge_etcd, look_at_etcd
 from understudy.deploy.kubernetes.preflight.findings import Level
 from understudy.deploy.kubernetes.preflight.load_manifests import load
-from understudy.deploy.local.local_pool import ETCD_QUOTA_BYTES
+from understudy.deploy.local.programs import ETCD_QUOTA_BYTES
 from understudy.statesync.etcd.settings import EtcdSettings
 
 MEMBERS = 3
