@@ -44,7 +44,12 @@ RETURNED: Final = "returned"
 FENCED: Final = "fenced"
 AUDIT: Final = "audit"
 
+# The loss of a whole site: the root span of a trace of its own, and a child for the takeover from each member.
+SITE_LOSS: Final = "site_loss"
+MEMBER_LOSS: Final = "member_loss"
+
 ROOTS: Final = (FAILOVER, HANDOVER)
+SITE_SPANS: Final = (SITE_LOSS, MEMBER_LOSS)
 AFTERMATH: Final = (RE_PROTECT, REJOIN, RETURNED, FENCED, AUDIT)
 PHASES: Final = (
     *(DETECT, DECIDE, MOVE, FENCE, FLUSH, CONFIRM, HELD_UP, CLAIM, CATCH_UP, PUSH, ACK, FIRST_OK, DRILL_SEEN),
@@ -77,6 +82,8 @@ LAST_REQUEST: Final = "understudy.request.last"
 FIRST_REQUEST: Final = "understudy.request.first"
 HELD_REQUEST: Final = "understudy.request.held"
 LINK: Final = "understudy.link"
+TAKEOVER: Final = "understudy.takeover"
+TAKEOVERS: Final = "understudy.takeovers"
 BOOT: Final = "understudy.boot"
 SITE: Final = "understudy.site"
 DRILL: Final = "understudy.drill"
@@ -132,6 +139,8 @@ ATTRIBUTES: Final = (
     FIRST_REQUEST,
     HELD_REQUEST,
     LINK,
+    TAKEOVER,
+    TAKEOVERS,
     BOOT,
     SITE,
     DRILL,

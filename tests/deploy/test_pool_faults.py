@@ -5,6 +5,7 @@ Everything is real and runs as its own process; what is judged is the clients' o
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.harness.forkserver import forked
 from tests.harness.local_pools import killed_at_the_end, settled
@@ -367,6 +369,28 @@ async def test_a_whole_site_goes_offline_and_comes_back_and_nobody_notices(tmp_p
                 await scene.served_without(name)
                 lost = [await scene.trace(trace, planned=False) for trace in await scene.takeovers_from(name)]
                 assert [(one[names.FROM], one[names.SITE]) for one in lost] == [(name, "east")]
+            whole = await until(lambda: site_trace(*place), 30, "the loss of the site has a trace")
+            spans = (await output("trace", whole, *place))["spans"]
+            assert [span["name"] for span in spans if not span["parent_id"]] == [names.SITE_LOSS]
+            parts = [span["attributes"] for span in spans if span["name"] == names.MEMBER_LOSS]
+            assert sorted(one[names.FROM] for one in parts) == ["cart-1", "cart-3"]
+
+
+async def site_trace(*place: str) -> str:
+    """The id of the trace of the loss of a site that both takeovers from its members belong to; '' if there is none."""
+    rows = (await output("failovers", *place))["failovers"]
+    found = Counter(row["site_trace"] for row in rows if row["lost_site"] == "east")
+    return next((trace for trace, count in found.items() if trace and count == 2), "")
+
+
+async def output(*arguments: str) -> Any:
+    """What a command answers with ``-o json``."""
+    process = await asyncio.create_subprocess_exec(
+        *forked([sys.executable, "-m", "understudy.deploy.cli", *arguments, "-o", "json"]),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    return json.loads((await process.communicate())[0])
 
 
 async def understudy(*arguments: str) -> int:
