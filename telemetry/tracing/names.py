@@ -91,6 +91,7 @@ DRILL_REQUESTS: Final = "understudy.drill.requests"
 DRILL_FAILED: Final = "understudy.drill.failed"
 DRILL_GAP_MS: Final = "understudy.drill.gap_ms"
 DRILL_MISSED: Final = "understudy.drill.missed"
+DRILL_COMMAND: Final = "understudy.drill.command"
 CLUSTER: Final = "understudy.cluster"
 ATTEMPTS: Final = "understudy.attempts"
 FLAGS: Final = "understudy.flags"
@@ -148,6 +149,7 @@ ATTRIBUTES: Final = (
     DRILL_FAILED,
     DRILL_GAP_MS,
     DRILL_MISSED,
+    DRILL_COMMAND,
     CLUSTER,
     ATTEMPTS,
     FLAGS,
