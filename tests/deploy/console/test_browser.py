@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.harness.chromium import CHROMIUM, FLAGS
 from tests.harness.commands import Commands
 from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.places import ROOT
@@ -32,14 +32,7 @@ from understudy.statesync.pool.spec_reader import parse_spec
 playwright = pytest.importorskip("playwright.async_api")
 axe_core = pytest.importorskip("axe_playwright_python")
 
-CHROMIUM = shutil.which("chromium")
 SHOTS = ROOT / "console-screenshots"
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    # Processes are most of what a browser costs here: one for all pages, none for drawing.
-    *("--renderer-process-limit=1", "--in-process-gpu", "--disable-gpu-rasterization", "--disable-extensions"),
-]
 AXE = Path(axe_core.__file__).with_name("axe.min.js").read_text()
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 FIND_FAULTS = """async tags => {
