@@ -17,6 +17,8 @@ from understudy.xds.control.pool_service import PoolService
 from understudy.xds.planning.proposal import NoProposal
 
 View = dict[str, Any]
+UNASKED_MOST = 1000
+"""Members of a pool up to which a page makes a plan without being asked to. For more it takes seconds."""
 
 
 async def proposal(service: PoolService, asked: Mapping[str, str]) -> View:
@@ -35,12 +37,16 @@ async def proposal(service: PoolService, asked: Mapping[str, str]) -> View:
         raise NegativeAnswer(str(error)) from None
 
 
-async def plan_values(service: PoolService, state: PoolState, asked: Mapping[str, str]) -> View:
-    """What the template needs of the plan; ``refused`` is why it cannot be applied, '' if it can."""
+async def plan_values(service: PoolService, state: PoolState, asked: Mapping[str, str], *, ordered: bool) -> View:
+    """What the template needs of the plan; ``refused`` is why it cannot be applied, '' if it can.
+
+    ``ordered``: somebody pressed the button that makes the plan.
+    """
     options = {name: value for name, value in asked.items() if value}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     plan, no_plan, refused = None, "", ""
     try:
+        _refuse_unasked(len(state.members), ordered=ordered)
         view = await proposal(service, asked)
         plan, refused = proposal_page(view, asked), _refused(state, view)
     except NegativeAnswer as error:
@@ -53,6 +59,11 @@ async def plan_values(service: PoolService, state: PoolState, asked: Mapping[str
         "options": f" {shlex.join(words)}" if words else "",
         "query": f"?{urlencode(options)}" if options else "",
     }
+
+
+def _refuse_unasked(members: int, *, ordered: bool) -> None:
+    if members > UNASKED_MOST and not ordered:
+        raise NegativeAnswer(f"the pool has {members} members, so it takes seconds to make one: press 'Plan'")
 
 
 def _refused(state: PoolState, view: View) -> str:

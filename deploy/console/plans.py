@@ -11,6 +11,7 @@ from understudy.statesync.pool.state import PoolState
 
 MOVES_SHOWN = 200
 MEMBERS_SHOWN = 200
+REMARKS_SHOWN = 20
 View = dict[str, Any]
 
 
@@ -20,23 +21,30 @@ def last_plan(state: PoolState, waits_for: str = "") -> View:
     ``waits_for`` is what the leading control server says of a plan that does not go on.
     """
     view = plan_status(state, [{"rebalance": {"waits_for": waits_for}}])
-    lines = [*(sentence(line) for line in plan_lines(view)), "", ""]
-    return {"state": view.get("state", "none"), "headline": lines[0], "approved": lines[1], "why": lines[2]}
+    state_of, approved, why = [*plan_lines(view), "", ""][:3]
+    return {
+        "state": view.get("state", "none"),
+        "headline": sentence(state_of),
+        "approved": sentence(approved),
+        "why": why and f"{why}.",
+    }
 
 
 def sentence(text: str) -> str:
-    """The text with a capital letter and a full stop."""
-    return f"{text[:1].upper()}{text[1:]}."
+    """The text with a capital letter and a full stop; '' for none."""
+    return text and f"{text[0].upper()}{text[1:]}."
 
 
 def proposal_page(view: Mapping[str, Any], asked: Mapping[str, str]) -> View:
     """What a page shows of a plan (``/v1/rebalance``); ``asked`` are the options that it was made with."""
     plan, amount = dict(view), amounts_of(view["by"])
+    found = remarks(plan)
     by_load = sorted(view["members"], key=lambda one: -_times(one))
     return {
         "headline": sentence(headline(plan)),
         "cost": sentence(cost(plan)) if view["moves"] else "",
-        "remarks": [sentence(line) for line in remarks(plan)],
+        "remarks": [f"{line}." for line in found[:REMARKS_SHOWN]],
+        "more_remarks": max(len(found) - REMARKS_SHOWN, 0),
         "members": [_member(one, amount) for one in by_load[:MEMBERS_SHOWN]],
         "more_members": max(len(by_load) - MEMBERS_SHOWN, 0),
         "moves": view["moves"][:MOVES_SHOWN],

@@ -277,7 +277,7 @@ class _Console:
         service, window = self._service(request), request.query.get("window", DRILLS_WINDOW)
         state, _ = self._feed(request).records()
         of_all = self._sees_all(request)
-        plan = await plan_values(service, state, _asked(request))
+        plan = await plan_values(service, state, _asked(request), ordered="by" in request.query)
         drills = await reading.drill_values(state, window, _seconds(window), of_all=of_all)
         return await self._page(request, "plans.html", "plans", **plan, **drills)
 

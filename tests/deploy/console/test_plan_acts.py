@@ -9,6 +9,7 @@ from tests.deploy.console.pools import NOW, a_pool
 from understudy.deploy.common.errors import NegativeAnswer
 from understudy.deploy.console.acts import preview
 from understudy.deploy.console.frame import Surroundings, frame_of
+from understudy.deploy.console.load_reading import UNASKED_MOST, plan_values
 from understudy.deploy.console.plans import MEMBERS_SHOWN, MOVES_SHOWN, last_plan, proposal_page
 from understudy.deploy.console.wishes import ShownPlan, Wish
 from understudy.statesync.pool.rebalance import MovePlan, MoveProgress, PlanState, SlotMove
@@ -132,12 +133,13 @@ def test_a_wish_that_cannot_be_understood_is_refused_by_name(wish, fault):
 
 def test_the_last_plan_is_in_the_frame_with_what_it_waits_for():
     assert last_plan(a_pool())["headline"] == "Pool cart has had no rebalance."
+    assert last_plan(a_pool())["why"] == ""
     frame = frame_of(with_plan(PlanState.RUNNING, 1), 9, NOW, Surroundings(waits_for="cart-2 is not in sync"))
     plan = frame.overview["plan"]
     assert plan["state"] == "running"
     assert plan["headline"] == "Plan ab12 by requests: running, 1 of 2 slots moved."
     assert plan["approved"].startswith("Approved by anna at ")
-    assert plan["why"] == "It waits: cart-2 is not in sync."
+    assert plan["why"] == "it waits: cart-2 is not in sync."
 
 
 def proposal(members: int, moves: int) -> dict:
@@ -179,5 +181,19 @@ def test_what_a_page_leaves_out_is_counted():
     assert len(page["shown"]["moves"]) == MOVES_SHOWN + 7, "what is applied is whole"
 
 
+def test_of_many_remarks_some_are_shown():
+    page = proposal_page({**proposal(3, 1), "above": [f"cart-{number}" for number in range(30)]}, {})
+    assert page["remarks"][0] == "cart-0 stays above its bound: no slot of it fits elsewhere."
+    assert (len(page["remarks"]), page["more_remarks"]) == (20, 10)
+
+
 def test_a_pool_in_balance_has_nothing_to_apply():
     assert proposal_page(proposal(3, 0), {})["shown"] is None
+
+
+@pytest.mark.asyncio
+async def test_a_large_pool_makes_its_plan_only_when_asked_to():
+    state = a_pool(names=tuple(f"cart-{number}" for number in range(UNASKED_MOST + 1)))
+    view = await plan_values(None, state, {"by": "", "over": ""}, ordered=False)
+    assert view["plan"] is None
+    assert view["no_plan"].endswith("press 'Plan'")
