@@ -2,8 +2,8 @@
 
 Plays rounds with ``takeover: fast`` and ``lease``, with one and three etcd members, with ``durability: sync`` and
 ``replicas`` (also with copies spread over two sites), and with cables and network namespaces, in turn; every third pool
-is a whole one behind a hedging Envoy (``front_rounds``). Prints a line per round and a summary, ends with 1 if a promise
-was broken, and then keeps that round's history and all logs.
+is a whole one behind a hedging Envoy (``front_rounds``). Prints a line per round and a summary, ends with 1 if a
+promise was broken, and then keeps that round's history and all logs.
 """
 
 import argparse
