@@ -180,6 +180,9 @@ COUNT_KEYLESS: Final = "understudy.requests.keyless"
 COUNT_LIMITED: Final = "understudy.requests.limited"
 COUNT_DURATION: Final = "understudy.requests.duration"
 COUNT_UNREACHED: Final = "understudy.member.unreached"
+COUNT_SERVED: Final = "understudy.member.requests"
+SITE_PREFIX: Final = "site:"
+"""What the site of an Envoy begins with: Envoy does not accept an attribute of its environment that has no value."""
 COUNT_DROPPED: Final = "understudy.reports.dropped"
 COUNT_UPTIME: Final = "understudy.uptime"
 COUNT_POOL_KEYED: Final = "understudy.pool.requests.keyed"
@@ -192,6 +195,7 @@ METRICS: Final = (
     COUNT_LIMITED,
     COUNT_DURATION,
     COUNT_UNREACHED,
+    COUNT_SERVED,
     COUNT_DROPPED,
     COUNT_UPTIME,
     COUNT_POOL_KEYED,

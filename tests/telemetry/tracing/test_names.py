@@ -44,6 +44,7 @@ def test_the_tuples_name_every_constant():
         names.NODE_NAME,
         names.KEYLESS_ROUTES,
         names.KEYED_ROUTES,
+        names.SITE_PREFIX,
     }
     listed = {*words, *names.CONVENTIONS, *names.SERVICES, names.SERVICE_ENVOY}
     assert defined == listed | kinds
