@@ -31,6 +31,8 @@ NOT_HERE = {
     names.UNMEASURED: "every change here is measured",
     names.ERROR_TYPE: "no Envoy refuses anything",
     names.SITE: "there is one site",
+    names.TAKEOVER: "on spans of a lost site",
+    names.TAKEOVERS: "the same",
     names.DRILL_MISSED: "no objective is missed",
     names.LINK: "on links, which the store does not keep",
     names.HELD_REQUEST: "only if a call meets a slot on its way",
