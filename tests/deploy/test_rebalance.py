@@ -1,6 +1,6 @@
 """A pool whose members have uneven load: the operator plans, applies and undoes, and no client notices.
 
-The leading control server is killed in the middle of a plan, and another one goes on.
+The leading control server is killed in the middle of a plan, and another one goes on. Then a spec prefers one member.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.local.local_layout import LocalSettings
 from understudy.deploy.local.local_pool import LocalPool
 from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.records import Phase
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec_reader import parse_spec
 
@@ -133,6 +134,22 @@ async def kill_leader_under_way(pool: LocalPool, etcd: EtcdClient) -> str:
     return leader
 
 
+async def prefer_one_member(pool: LocalPool, etcd: EtcdClient, home: Path) -> None:
+    """Give all active roles to one member, by the spec."""
+    preferring = home / "preferring.yaml"
+    preferring.write_text(f"pool: cart\nslots: {SLOTS}\nprefer: {{members: [cart-2]}}\n{PATIENT}")
+    code, said = await understudy(pool, "apply", "-f", str(preferring))
+    assert (code, "cart-1 to cart-2" in said) == (0, True), said
+
+    async def all_there() -> bool:
+        state, _ = await read_pool(etcd, "cart")
+        return {(at.record.active, at.record.phase) for at in state.owners.values()} == {("cart-2", Phase.STABLE)}
+
+    await until(all_there, 60, "the preferred member is active for all slots")
+    code, said = await understudy(pool, "table")
+    assert (code, "the spec prefers cart-2 (member cart-2)" in said) == (0, True), said
+
+
 async def test_a_busy_member_gives_slots_away_by_plan_and_gets_them_back(tmp_path: Path) -> None:
     async with (
         LocalPool(LocalSettings(directory=tmp_path, spec=SPEC, controls=2)) as pool,
@@ -170,7 +187,8 @@ async def test_a_busy_member_gives_slots_away_by_plan_and_gets_them_back(tmp_pat
 
             code, said = await understudy(pool, "rebalance", "undo", "--yes", "--rate", "4")
             assert code == 0, said
-        state, _ = await read_pool(etcd, "cart")
-        assert {slot: at.record.active for slot, at in state.owners.items()} == before
+            state, _ = await read_pool(etcd, "cart")
+            assert {slot: at.record.active for slot, at in state.owners.items()} == before
+            await prefer_one_member(pool, etcd, tmp_path)
         code, said = await understudy(pool, "audit", "-o", "json")
         assert [word in said for word in ("rebalance apply", "rebalance undo", "by requests")] == [True] * 3

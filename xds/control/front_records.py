@@ -59,37 +59,39 @@ class FrontRecords:
         while True:
             await set_within(self._wake, pause)
             self._wake.clear()
-            pause = None
             try:
-                await self._write_spec()
-                await self._write_hold()
+                done = [await self._write_spec(), await self._write_hold()]
             except EtcdError as error:
                 logger.warning("pool %s: not written what front Envoys accepted: %s", self._keys.pool, error)
-                pause = RETRY_INTERVAL
+                done = [False]
+            pause = None if all(done) else RETRY_INTERVAL
 
-    async def _write_spec(self) -> None:
+    async def _write_spec(self) -> bool:
         """Write the accepted spec, unless the spec in force is known to be accepted, or there is none.
 
-        The accepted one may be older than that in force, which Envoys may reject.
+        The accepted one may be older than that in force, which Envoys may reject. Returns whether that is done.
         """
         state, spec = self._state_builder.state, self._accepted
         key, now, before = self._keys.front_spec, state.spec, state.front_spec
         if spec is None or now is None or (before is not None and before.record in (spec, now.record)):
-            return
+            self._accepted = None
+            return True
         at = state.unreadable.get(key, before.revision if before else 0)
         guard = ModRevision(key, at) if at else CreateRevision(key, 0)
-        done = await self._client.txn([ModRevision(self._keys.spec, now.revision), guard], [Put(key, spec.encode())])
-        if done.succeeded:
+        written = await self._client.txn([ModRevision(self._keys.spec, now.revision), guard], [Put(key, spec.encode())])
+        if written.succeeded:
             self._accepted = None
+        return written.succeeded
 
-    async def _write_hold(self) -> None:
-        """Tell the audit log of a hold that it does not know, or of its end."""
-        why = self._hold
-        if why == self._told:
-            return
-        exists = ModRevision(self._keys.spec, spec.revision) if (spec := self._state_builder.state.spec) else None
-        await self._log.txn(act_of(why), [exists] if exists else [], [], 0)
-        self._told = why
+    async def _write_hold(self) -> bool:
+        """Tell the audit log of a hold that it does not know, or of its end; whether nothing is left to do."""
+        why, spec = self._hold, self._state_builder.state.spec
+        if why == self._told or spec is None:
+            return True
+        written = await self._log.txn(act_of(why), [ModRevision(self._keys.spec, spec.revision)], [], 0)
+        if written.succeeded:
+            self._told = why
+        return written.succeeded
 
 
 def act_of(why: str) -> Act:
