@@ -210,10 +210,13 @@ def test_a_proven_spec_that_is_rejected_all_the_same_is_found_too():
     assert "it has no routes there" in front.holds.fault("c")
 
 
-def test_a_stand_in_that_is_rejected_too_is_not_offered_again():
+@pytest.mark.parametrize("known", [False, True])
+def test_a_stand_in_that_is_rejected_too_is_not_offered_again(known: bool):
     envoy = Envoy("front-1", bad_paths("/bad", "/worse"))
     front = Plane(envoy)
     other = proven(part("b", paths=["/b"]))
+    if known:
+        front.settle(other)
     front.settle(after(part("a", paths=["/bad"]), part("a", paths=["/worse"])), other)
     assert served(envoy) == {"b": "/b"}
     rejections = envoy.rejections
