@@ -8,7 +8,7 @@ TYPES  := build/types/understudy
 PACKAGES := xds proxy statesync telemetry deploy
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which would compile all modules anew
 
-.PHONY: help setup demo test lint format unit quick site chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-telemetry bench-tcp bench-tenants bench-drills bench-predictive bench-overload chart images-try etcd-stubs clean bench-balance
+.PHONY: help setup demo test lint format unit quick site chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-telemetry bench-tcp bench-tenants bench-drills bench-console bench-predictive bench-overload chart images-try etcd-stubs clean bench-balance
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -90,6 +90,9 @@ bench-injector: $(STAMP)  ## how many reviews a second the injector answers on o
 
 bench-drills: $(STAMP)  ## 50 drills whose traces are put beside what clients saw; writes bench/results/drills.json (6 min)
 	$(BIN)/python -m bench.drills
+
+bench-console: $(STAMP)  ## how soon a browser shows a claim, and pages of 10,000 members; needs chromium; writes bench/results/console.json (3 min)
+	$(BIN)/python -m bench.console
 
 bench-predictive: $(STAMP)  ## an application that leaks, and MINUTES=30 of noise; needs root; writes bench/results/predictive.json (36 min)
 	$(BIN)/python -m bench.predictive --minutes $(or $(MINUTES),30)

@@ -49,6 +49,12 @@ def address_or_host(context: click.Context, parameter: click.Parameter, value: s
     help="Serve all pools whose spec has a front, or these, at the ports in their specs. Default: only --pool.",
 )
 @click.option(
+    "--site",
+    default="",
+    envvar="UNDERSTUDY_SITE",
+    help="Site of this Envoy. It prefers members of this site for new sessions (docs/sites.md). Default: none.",
+)
+@click.option(
     "--control", multiple=True, required=True, callback=address, help="xDS address of a control server; repeatable."
 )
 @shown_option(
@@ -86,6 +92,7 @@ def envoy(
     node: str,
     pool: str | None,
     pools: str,
+    site: str,
     control: tuple[str, ...],
     listen: str,
     admin: str,
@@ -103,6 +110,10 @@ def envoy(
     """
     from understudy.proxy.front.envoy import EnvoySettings, run_envoy
 
+    if site:
+        require_name("--site", site)
+    if site and pools:
+        raise click.UsageError("--site needs --pool: an Envoy of several pools prefers no site")
     start_logging(logs, pool=pool or "", front=node)
     settings = EnvoySettings(
         node_id=node,
@@ -114,6 +125,7 @@ def envoy(
         admin=admin,
         delta=xds == "delta",
         trace_requests=trace_requests,
+        site=site,
         concurrency=concurrency,
         drain=drain,
         directory=directory,

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,9 @@ from understudy.deploy.common.options import (
     shown_option,
 )
 from understudy.deploy.common.printable import printable_view
+
+if TYPE_CHECKING:
+    from understudy.deploy.inspect.traces import Lengths
 
 SPANS_TIMEOUT = 5.0
 """Seconds until control servers have the spans of a failover. Its record is in etcd before them."""
@@ -179,7 +182,7 @@ def failovers(limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> N
     traces on the control servers.
     """
     from understudy.deploy.inspect.tables import failovers_table
-    from understudy.deploy.inspect.traces import read_durations
+    from understudy.deploy.inspect.traces import Lengths, read_lengths
     from understudy.xds.control.admin import MOST_LISTED
 
     place = locate_pool(etcd, pool)
@@ -188,10 +191,16 @@ def failovers(limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> N
         view, addresses = await _failovers(place)
         rows = view["failovers"][:limit]
         # Drills that moved no slot have a trace and no record, so this asks for more traces.
-        lengths = await read_durations(addresses, min(2 * limit, MOST_LISTED)) if rows else {}
-        return {**view, "failovers": [{**row, "took_ms": lengths.get(row["trace"])} for row in rows]}
+        known = await read_lengths(addresses, min(2 * limit, MOST_LISTED)) if rows else Lengths({}, {})
+        return {**view, "failovers": [_with_length(row, known) for row in rows]}
 
     show(output, asyncio.run(run()), failovers_table, lambda view: [row["trace"] for row in view["failovers"]])
+
+
+def _with_length(row: dict[str, Any], known: "Lengths") -> dict[str, Any]:
+    """A row of ``failovers`` with its duration, and with the trace of the loss of the site if it belongs to one."""
+    site, trace = known.sites.get(row["trace"], (row["lost_site"], ""))
+    return {**row, "lost_site": site, "site_trace": trace, "took_ms": known.took_ms.get(row["trace"])}
 
 
 async def _failovers(place: PoolLocation) -> tuple[dict[str, list[dict[str, str]]], list[str]]:

@@ -61,7 +61,8 @@ def status(pool: str | None, etcd: EtcdOptions, tls: TlsOptions | None, output: 
     """Show who serves on which site, what is in sync, what the loss of each site would cost now, and what is degraded.
 
     A site has a copy of a slot if a process there has every acknowledged write of the slot in memory. "If it died now"
-    is about the death of all members of a site at once.
+    is about the death of all members of a site at once. If front Envoys have a site, the share of their requests that
+    went to members of their own site is shown; requests without a session key do not count.
 
     Exit code 1: something is degraded. Each problem is shown with its age, where it is known, and what ends it.
     """
@@ -75,14 +76,18 @@ def status(pool: str | None, etcd: EtcdOptions, tls: TlsOptions | None, output: 
 
 
 async def _status(place: PoolLocation, tls: TlsOptions | None) -> dict[str, Any]:
+    from understudy.deploy.inspect.fronts import read_share_at_home
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.inspect.sites import read_unsaved, sites_view
 
     async with connect(place.etcd) as client:
         state, revision = await read_pool(client, place.pool)
         require_pool(state, place.etcd)
-        unsaved, endpoints = await asyncio.gather(read_unsaved(state, tls), client.status())
-    return sites_view(state, revision=revision, now=time.time(), etcd=endpoints, unsaved=unsaved)
+        controls = {name: at.record.http for name, at in state.controls.items()}
+        unsaved, endpoints, shares = await asyncio.gather(
+            read_unsaved(state, tls), client.status(), read_share_at_home(controls, place.pool)
+        )
+    return sites_view(state, revision=revision, now=time.time(), etcd=endpoints, unsaved=unsaved, shares=shares)
 
 
 @site.command(

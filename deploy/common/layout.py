@@ -35,11 +35,12 @@ class ControlAddresses:
 
 @dataclass(frozen=True, slots=True)
 class FrontAddresses:
-    """The front Envoy: its listener for clients, and its admin interface (both ``host:port``)."""
+    """A front Envoy: its listener for clients, and its admin interface (both ``host:port``); its site, '' for none."""
 
     name: str
     listen: str
     admin: str
+    site: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class Layout:
     """The addresses of a local pool. ``etcd`` has client URLs, ``etcd_peers`` the peer URLs of etcd.
 
     ``beside``: the other pools that run with it. ``etcd_sites``: where each etcd member would run, '' for no site.
+    ``site_fronts``: the front Envoys of the other sites, in a pool whose spec has ``sites``.
     """
 
     pool: str
@@ -87,6 +89,7 @@ class Layout:
     members: tuple[MemberAddresses, ...]
     beside: tuple[PoolAddresses, ...] = ()
     etcd_sites: tuple[str, ...] = ()
+    site_fronts: tuple[FrontAddresses, ...] = ()
 
     def of(self, pool: str) -> "Layout | None":
         """The layout of one of the pools; None if ``pool`` does not run here."""
@@ -106,9 +109,9 @@ class Layout:
     def decode(cls, text: str) -> "Layout":
         """Read a layout; raises ``ValueError`` on anything that is not one."""
         raw = read_object(text)
-        beside = raw.get("beside", [])
-        if not all(isinstance(listed, list) for listed in (raw.get("controls"), raw.get("members"), beside)):
-            raise ValueError("controls, members and beside are lists")
+        beside, fronts = raw.get("beside", []), raw.get("site_fronts", [])
+        if not all(isinstance(listed, list) for listed in (raw.get("controls"), raw.get("members"), beside, fronts)):
+            raise ValueError("controls, members, beside and site_fronts are lists")
         return made_of(
             cls,
             {
@@ -116,6 +119,7 @@ class Layout:
                 "controls": tuple(made_of(ControlAddresses, place) for place in raw["controls"]),
                 "front": made_of(FrontAddresses, raw.get("front")),
                 "members": _members(raw),
+                "site_fronts": tuple(made_of(FrontAddresses, one) for one in fronts),
                 "beside": tuple(made_of(PoolAddresses, {**one, "members": _members(one)}) for one in beside),
             },
         )

@@ -1,81 +1,31 @@
-"""What operators do at the console: drain and undrain a member, take a site offline and bring it back.
+"""What operators do at the console: drain and undrain a member, take a site offline and bring it back, and plans.
 
 Each act is the command of the same name: the same checks and the same record in the audit log
-(``understudy.deploy.operate``). ``preview`` says what it would do; ``perform`` does it.
+(``understudy.deploy.operate``, and ``plan_acts.py`` for plans). ``preview`` says what it would do, ``perform`` does it.
 """
 
 import os
-import shlex
 import socket
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
 from understudy.deploy.common.errors import NegativeAnswer
+from understudy.deploy.console.plan_acts import plan_perform, plan_preview
+from understudy.deploy.console.wishes import Wish
 from understudy.deploy.inspect.draining import owned_by
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.views import ranges
 from understudy.deploy.operate import service
 from understudy.deploy.operate.service import Change
 from understudy.statesync.audit.actor import account_of
-from understudy.statesync.audit.entry import TEXT_MOST, Actor
+from understudy.statesync.audit.entry import Actor
 from understudy.statesync.audit.log import OperatorLog
 from understudy.statesync.pool.records import Intent, MemberState
 from understudy.statesync.pool.state import PoolState
-from understudy.telemetry.timing.duration import parse_duration
 from understudy.xds.control.etcd_links import EtcdLink
 from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.planning.plan import next_plan
-
-WHO_MOST = 60
-_KINDS = ("drain", "undrain", "site offline", "site online")
-
-
-class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a browser asks for.
-
-    Attributes:
-        act: the words of the command.
-        target: the member or the site.
-        duration: how long, such as ``10m``; '' for what the command does without ``--for``.
-        reason: why, for the audit log.
-        who: the operator's name, as they say.
-    """
-
-    act: str
-    target: str
-    duration: str = ""
-    reason: str = ""
-    who: str = ""
-
-    def fault(self) -> str:
-        """Why the wish cannot be understood; '' if it can."""
-        if self.act not in _KINDS:
-            return f"act: one of {', '.join(_KINDS)}"
-        if self.duration and (not self.limited or not self.seconds):
-            return f"duration: {self.duration!r} is not a duration; examples: 90s, 10m, 2h, 1d"
-        if len(self.reason) > TEXT_MOST:
-            return f"reason: longer than {TEXT_MOST} characters"
-        return f"who: longer than {WHO_MOST} characters" if len(self.who) > WHO_MOST else ""
-
-    @property
-    def limited(self) -> bool:
-        """Whether the act may end by itself."""
-        return self.act in ("drain", "site offline")
-
-    @property
-    def seconds(self) -> float | None:
-        """The duration in seconds."""
-        return parse_duration(self.duration, ("s", "m", "h", "d")) if self.duration else None
-
-    def command(self, pool: str) -> str:
-        """The command line that does the same."""
-        words = ["understudy", *self.act.split(), self.target]
-        words += ["--for", self.duration] if self.duration else []
-        words += ["--reason", self.reason.strip()] if self.reason.strip() else []
-        return shlex.join([*words, "--pool", pool])
 
 
 def change_of(state: PoolState, wish: Wish, now: float) -> Change:
@@ -97,6 +47,8 @@ def change_of(state: PoolState, wish: Wish, now: float) -> Change:
 
 def preview(state: PoolState, cluster: ClusterState | None, wish: Wish, now: float) -> dict[str, Any]:
     """The command and what it would do. Raises :class:`NegativeAnswer` if it would be refused."""
+    if wish.act.startswith("rebalance"):
+        return plan_preview(state, wish)
     change = change_of(state, wish, now)
     affected = service.members_of(state, wish.target) if wish.act.startswith("site") else [wish.target]
     return {
@@ -145,12 +97,16 @@ async def perform(name: str, etcd: EtcdLink, pool: str, wish: Wish, origin: str,
     ``name`` is that of the control server, ``etcd`` the cluster that has the pool.
     """
     state, _ = await read_pool(etcd.client, pool)
-    change = change_of(state, wish, now)
     actor = Actor(
         wish.who.strip() or "not named",
         socket.gethostname(),
         f"console of {name}, for {origin}, pid {os.getpid()}",
         account_of(etcd.settings),
     )
-    await service.carry_out(OperatorLog(etcd.client, state.keys, actor, wish.reason.strip()), change)
-    return {"done": change.act.what, "undo": change.act.undo, "command": wish.command(state.keys.pool)}
+    log = OperatorLog(etcd.client, state.keys, actor, wish.reason.strip())
+    command = wish.command(pool)
+    if wish.act.startswith("rebalance"):
+        return {"done": await plan_perform(etcd.client, state, log, wish, actor.who), "command": command}
+    change = change_of(state, wish, now)
+    await service.carry_out(log, change)
+    return {"done": change.act.what, "undo": change.act.undo, "command": command}

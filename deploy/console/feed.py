@@ -156,7 +156,10 @@ class PoolFeed:
         detector, now_ns = self.service.controller.detector, self.service.now_ns()
         report = {"control": self._parts.name, "heartbeats": heartbeats_view(detector, now_ns)}
         self._around = msgspec.structs.replace(
-            self._around, heard=heard_by([report]), took_ms=await self._durations(state)
+            self._around,
+            heard=heard_by([report]),
+            took_ms=await self._durations(state),
+            waits_for=self.service.controller.rebalancer.waits_for,
         )
         before = self._frame
         frame, differ = await asyncio.to_thread(_next, before, state, revision, self._around)

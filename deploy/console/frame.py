@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from understudy.deploy.console.marks import UNKNOWN, Mark, marks_of, natural
+from understudy.deploy.console.plans import last_plan
 from understudy.deploy.console.problems import Problem, problems_of
 from understudy.deploy.inspect.envoys import View
 from understudy.deploy.inspect.member_views import MemberReport
@@ -38,6 +39,7 @@ class Surroundings(msgspec.Struct, frozen=True):
         fronts: what front Envoys report (``understudy.deploy.inspect.fronts``).
         took_ms: durations of failovers by trace.
         warnings: more warnings, such as those of front Envoys.
+        waits_for: why the rebalance that this control server carries out does not go on; '' while it does.
         headroom: whether the pool can carry its load without one member, in a sentence; '' if it was not asked for yet.
     """
 
@@ -47,6 +49,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     took_ms: Mapping[str, float] = msgspec.field(default_factory=dict)
     warnings: Sequence[str] = ()
     headroom: str = ""
+    waits_for: str = ""
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -88,7 +91,11 @@ def frame_of(state: PoolState, revision: int, now: float, around: Surroundings |
     return Frame(
         state.keys.pool,
         revision,
-        {**_overview(status, problems, failovers, members), "headroom": around.headroom},
+        {
+            **_overview(status, problems, failovers, members),
+            "headroom": around.headroom,
+            "plan": last_plan(state, around.waits_for),
+        },
         {
             "members": members,
             "sites": _sites(state, members, now),

@@ -5,13 +5,15 @@ Each function returns what the command of the same name prints with ``-o json``.
 
 import io
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 
-from understudy.deploy.common.errors import NegativeAnswer
+from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.common.printable import printable_view
+from understudy.deploy.console.drills import drill_rows, statement_rows
 from understudy.deploy.console.replay import steps_of
 from understudy.deploy.inspect.audit import read_rows
 from understudy.deploy.inspect.hashed_text import hashed_text
@@ -23,7 +25,8 @@ from understudy.deploy.inspect.views import explain_view
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.state import PoolState
-from understudy.telemetry.slo.model import Review
+from understudy.telemetry.slo.model import Failover, Review
+from understudy.telemetry.slo.statement import caveat
 from understudy.telemetry.slo.waterfall import as_json, waterfall
 from understudy.xds.control.visible_traces import of_pools
 
@@ -97,6 +100,26 @@ async def review_of(state: PoolState, window: int, *, of_all: bool) -> Review:
         evidence, targets_of(spec.objectives), pool=spec.pool, slots=spec.slots, start_ns=start, end_ns=end
     )
     return now
+
+
+async def drill_values(state: PoolState, window: str, seconds: int, *, of_all: bool) -> dict[str, Any]:
+    """What the template needs of drills in the last ``seconds``; ``fault``: why it is not known, '' if it is.
+
+    ``of_all``: the caller may see all pools.
+    """
+    fault, pool = "", state.keys.pool
+    failovers: Sequence[Failover] = ()
+    try:
+        failovers = (await review_of(state, seconds, of_all=of_all)).failovers
+    except (DeployError, NegativeAnswer) as error:
+        fault = str(error)
+    return {
+        "window": window,
+        "fault": fault,
+        "drills": drill_rows(failovers, pool),
+        "statement": statement_rows(failovers, pool),
+        "caveat": caveat(),
+    }
 
 
 async def audit(client: EtcdClient, state: PoolState) -> list[dict[str, Any]]:

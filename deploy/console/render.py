@@ -20,6 +20,7 @@ PAGES = (
     ("explain", "Explain"),
     ("objectives", "Objectives"),
     ("envoys", "Envoys"),
+    ("plans", "Drills and plans"),
     ("audit", "Audit"),
 )
 """The pages of a pool: path and title, in the order of the menu."""

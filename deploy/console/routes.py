@@ -17,8 +17,11 @@ from aiohttp import web
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.console import acts, reading
 from understudy.deploy.console.feed import Feeds, PoolFeed
+from understudy.deploy.console.load_reading import plan_values, proposal, slot_loads
 from understudy.deploy.console.render import FOLDER, render
 from understudy.deploy.console.security import REVIEW_POLICY, Access, ConsoleSettings, secure
+from understudy.deploy.console.wishes import Wish
+from understudy.deploy.data.rebalance import placement_file, plan_file
 from understudy.deploy.inspect.views import failovers_view, table_view
 from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.http.http_port import OWN_PAGE, OwnPages
@@ -37,7 +40,9 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "/console"
 ROWS_PER_PAGE = 200
-WISH_MOST = 4096
+WISH_MOST = 1 << 18
+"""Bytes of a request: an act may have a plan with it."""
+DRILLS_WINDOW = "90d"
 _STATIC = frozenset(path.name for path in (FOLDER / "static").iterdir())
 _LONGEST_WINDOW = 366 * 86_400
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -89,6 +94,10 @@ class _Console:
                 web.get(f"{pool}/objectives", self._objectives),
                 web.get(f"{pool}/review", self._review),
                 web.get(f"{pool}/envoys", self._envoys),
+                web.get(f"{pool}/plans", self._plans),
+                web.get(f"{pool}/load.json", self._load_json),
+                web.get(f"{pool}/plan.json", self._plan_json),
+                web.get(f"{pool}/placement.json", self._placement_json),
                 web.get(f"{pool}/audit", self._audit),
                 web.get(f"{pool}/frame.json", self._frame_json),
                 web.get(f"{pool}/slots.json", self._slots_json),
@@ -204,8 +213,10 @@ class _Console:
         return await self._page(request, "slots.html", "slots", "overview slots")
 
     async def _slot_table(self, request: web.Request) -> web.Response:
-        first = _start(request)
-        return await self._page(request, "slot_table.html", "slots", "overview slots", first=first, most=ROWS_PER_PAGE)
+        first, loads = _start(request), slot_loads(self._service(request))
+        return await self._page(
+            request, "slot_table.html", "slots", "overview slots", first=first, most=ROWS_PER_PAGE, loads=loads
+        )
 
     async def _members(self, request: web.Request) -> web.Response:
         return await self._page(
@@ -262,6 +273,14 @@ class _Console:
     async def _envoys(self, request: web.Request) -> web.Response:
         return await self._page(request, "envoys.html", "envoys", "overview envoys")
 
+    async def _plans(self, request: web.Request) -> web.Response:
+        service, window = self._service(request), request.query.get("window", DRILLS_WINDOW)
+        state, _ = self._feed(request).records()
+        of_all = self._sees_all(request)
+        plan = await plan_values(service, state, _asked(request), ordered="by" in request.query)
+        drills = await reading.drill_values(state, window, _seconds(window), of_all=of_all)
+        return await self._page(request, "plans.html", "plans", **plan, **drills)
+
     async def _audit(self, request: web.Request) -> web.Response:
         state, _ = self._feed(request).records()
         rows = await reading.audit(self._service(request).etcd.client, state)
@@ -279,6 +298,16 @@ class _Console:
     async def _failovers_json(self, request: web.Request) -> web.Response:
         await self._feed(request).frame()
         return _json(failovers_view(self._feed(request).records()[0]))
+
+    async def _load_json(self, request: web.Request) -> web.Response:
+        return _json({"slots": slot_loads(self._service(request))})
+
+    async def _plan_json(self, request: web.Request) -> web.Response:
+        return _file(plan_file(await proposal(self._service(request), _asked(request))))
+
+    async def _placement_json(self, request: web.Request) -> web.Response:
+        await self._feed(request).frame()
+        return _file(placement_file(self._feed(request).records()[0]))
 
     async def _failover_json(self, request: web.Request) -> web.Response:
         return _json(await self._failover_view(request))
@@ -301,9 +330,9 @@ class _Console:
 
     # Acts
 
-    async def _wish(self, request: web.Request) -> acts.Wish:
+    async def _wish(self, request: web.Request) -> Wish:
         try:
-            wish = msgspec.json.decode(await request.read(), type=acts.Wish)
+            wish = msgspec.json.decode(await request.read(), type=Wish)
         except msgspec.MsgspecError as error:
             raise NegativeAnswer(f"the request cannot be read: {error}") from None
         if fault := wish.fault():
@@ -345,6 +374,15 @@ async def _secure(_request: web.Request, response: web.StreamResponse) -> None:
 
 def _json(value: Any, status: int = 200) -> web.Response:  # noqa: ANN401 - JSON data
     return web.Response(status=status, body=msgspec.json.encode(value), content_type="application/json")
+
+
+def _file(text: str) -> web.Response:
+    return web.Response(text=text, content_type="application/json")
+
+
+def _asked(request: web.Request) -> dict[str, str]:
+    """By what to balance, and how far members may be above their shares; '' for what the spec says."""
+    return {name: request.query.get(name, "").strip()[:20] for name in ("by", "over")}
 
 
 def _start(request: web.Request) -> int:

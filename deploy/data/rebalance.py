@@ -153,6 +153,8 @@ def refusal(state: PoolState, spec: PoolSpec, moves: Sequence[SlotMove]) -> str:
     if missing:
         return f"{len(missing)} slots have no owner: wait until they have ('understudy status')"
     for move in moves:
+        if move.slot not in state.owners:
+            return f"the pool has no slot {move.slot}: make a new plan"
         owner = state.owners[move.slot].record
         if owner.active != move.source or owner.phase is not Phase.STABLE:
             return f"slot {move.slot} is with {owner.active} now and not with {move.source}: make a new plan"

@@ -7,6 +7,7 @@ fault is always undone, also after Ctrl-C and SIGTERM. ``conditions`` has the ru
 """
 
 import asyncio
+import shlex
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -69,6 +70,20 @@ class DrillSettings:
     command: str = ""
     undo: str = ""
     tls: TlsOptions | None = None
+
+    def command_again(self, pool: str, name: str) -> str:
+        """The command that repeats this drill of ``pool`` at the target ``name``.
+
+        It is kept with the trace, which more people may read. So own commands and addresses are words in capitals.
+        """
+        words = ["understudy", "drill", str(self.kind)]
+        words += ["--member", name] if self.kind.of_a_member else []
+        words += ["--site", name] if self.kind is DrillKind.SITE else []
+        words += ["--load", str(self.rate)] if self.rate else []
+        words += ["--for", f"{self.seconds:g}s"] if self.kind is not DrillKind.ROLLING else []
+        for option in ("url", "admin", "command", "undo"):
+            words += [f"--{option}", option.upper()] if getattr(self, option) else []
+        return shlex.join([*words, "--pool", pool])
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,5 +351,6 @@ class Drill:
         wanted = state.spec.record.objectives if state.spec else Objectives()
         faults = tuple(missed(seen, wanted, durability_of(state)))
         await recorder.mark(caused)
-        await recorder.record(caused, seen, faults, at)
+        again = self._settings.command_again(self._place.pool, name)
+        await recorder.record(caused, seen, faults, again, at)
         return DrillResult(kind, name, at, took, seen, faults, tuple(dict.fromkeys(part.trace for part in caused)))

@@ -78,12 +78,15 @@ class DrillRecorder:
             await self._etcd.txn([ModRevision(key, at.revision if at else 0)], [put])
 
     async def record(
-        self, caused: Sequence[FailoverRecord], seen: ClientView, missed: Sequence[str], at: float
+        self, caused: Sequence[FailoverRecord], seen: ClientView, missed: Sequence[str], again: str, at: float
     ) -> None:
-        """Add the clients' view to the trace of the first failover. A drill that moved no slot gets its own trace."""
+        """Add the clients' view to the trace of the first failover. A drill that moved no slot gets its own trace.
+
+        ``again`` is the command that repeats the drill.
+        """
         if not caused:
             return
-        first, attributes = caused[0], self._attributes(seen, missed)
+        first, attributes = caused[0], {**self._attributes(seen, missed), names.DRILL_COMMAND: again}
         begin = round(at * 1e9)
         end = begin + round((seen.worst_ms or 0.0) * 1e6)
         credentials = self._tls.channel_credentials if self._tls else None

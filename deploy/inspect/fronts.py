@@ -27,6 +27,25 @@ async def read_fronts(controls: Mapping[str, str], pool: str) -> list[View]:
     return fronts_view(await ask_controls(controls.values(), "/v1/fronts", pool))
 
 
+async def read_share_at_home(controls: Mapping[str, str], pool: str) -> dict[str, View]:
+    """By site how many requests with a session key its front Envoys sent to its own members, and how many away.
+
+    These are the last minutes (``window_seconds``); a site whose Envoys sent none is left out.
+    """
+    return share_at_home(await ask_controls(controls.values(), "/v1/fronts", pool))
+
+
+def share_at_home(answers: Iterable[Any]) -> dict[str, View]:
+    """The sums of several control servers' answers."""
+    found: dict[str, View] = {}
+    for answer in (answer for answer in answers if isinstance(answer, dict)):
+        for site, said in answer.get("sites", {}).items():  # one of an earlier release does not tell it
+            sums = found.setdefault(site, {"at_home": 0, "away": 0, "window_seconds": answer["window_seconds"]})
+            for kind in ("at_home", "away"):
+                sums[kind] += said[kind]
+    return found
+
+
 def place_warnings(statuses: Iterable[Any]) -> Iterable[str]:
     """A warning if front Envoys of several pools do not serve the pool as its spec says, from ``/v1/status``."""
     faults = {status.get("xds", {}).get("front_fault", "") for status in statuses if isinstance(status, dict)}

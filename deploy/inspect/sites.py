@@ -5,6 +5,7 @@ every acknowledged write of the slot in memory (docs/ownership.md).
 """
 
 import asyncio
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -73,8 +74,13 @@ def sites_view(
     now: float,
     etcd: Sequence[EndpointStatus] = (),
     unsaved: Mapping[str, int | None] | None = None,
+    shares: Mapping[str, View] | None = None,
 ) -> View:
-    """The output of ``site status``. ``now`` is wall time in seconds, ``unsaved`` is that of :func:`read_unsaved`."""
+    """The output of ``site status``.
+
+    ``now`` is wall time in seconds, ``unsaved`` is that of :func:`read_unsaved`, and ``shares`` that of
+    :func:`understudy.deploy.inspect.fronts.read_share_at_home`.
+    """
     copies, total = copies_by_slot(state), slots_of(state)
     names = sorted({at.record.site for at in state.members.values()} | {site for site in state.sites if site})
     rows = [_site_view(state, name, copies, now, unsaved or {}) for name in names]
@@ -84,6 +90,7 @@ def sites_view(
         "slots": total,
         "on_two_sites": sum(len(there) > 1 for there in copies.values()),
         "sites": rows,
+        "front_requests": dict(sorted((shares or {}).items())),
         "degraded": [
             *_degraded_sites(state, rows),
             *_resting_sites(state, rows),
@@ -233,10 +240,21 @@ def sites_table(view: View, now: float) -> RenderableType:
             str(row["copies"]),
             _said(row["if_lost"]),
         )
+    shares = [Text(_share(site, said)) for site, said in view["front_requests"].items()]
     problems = [
         Text(f"! {one['what']}{_age(one['since'], now)}: {one['remedy']}", style="yellow") for one in view["degraded"]
     ]
-    return Group(heading, table, *problems)
+    return Group(heading, table, *shares, *problems)
+
+
+def _share(site: str, said: Mapping[str, Any]) -> str:
+    total = said["at_home"] + said["away"]
+    minutes = round(said["window_seconds"] / 60)
+    percent = math.floor(1000 * said["at_home"] / total) / 10
+    return (
+        f"front Envoys of site {site}: {percent:g} % of {total} requests with a session key went to its own members "
+        f"in the last {minutes} min"
+    )
 
 
 def _age(since: float | None, now: float) -> str:

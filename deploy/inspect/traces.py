@@ -4,14 +4,14 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.inspect.controls import AdminError, ask_control
 from understudy.statesync.parsing.stored import made_of
 from understudy.telemetry.otlp.spans import StoredSpan
-from understudy.telemetry.tracing.names import SERVICE_INSTANCE_ID
+from understudy.telemetry.tracing import names
 
 
 async def read_trace(addresses: Sequence[str], trace_id: str) -> list[StoredSpan]:
@@ -38,7 +38,23 @@ async def read_trace(addresses: Sequence[str], trace_id: str) -> list[StoredSpan
 
 
 async def read_durations(addresses: Sequence[str], most: int) -> dict[str, float]:
-    """The durations of the latest failovers and handovers in ms by trace id, as far as control servers know them.
+    """The durations of the latest failovers and handovers in ms by trace id; see :func:`read_lengths`."""
+    return (await read_lengths(addresses, most)).took_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """The durations of changes of active in ms by trace id, and for takeovers from members of lost sites the site.
+
+    ``sites`` has the name of the site, and the id of the trace of its loss, by the trace id of the takeover.
+    """
+
+    took_ms: dict[str, float]
+    sites: dict[str, tuple[str, str]]
+
+
+async def read_lengths(addresses: Sequence[str], most: int) -> Lengths:
+    """How long the latest failovers and handovers took, as far as control servers know it.
 
     ``most`` is the number of traces to read from each control server.
     """
@@ -49,12 +65,17 @@ async def read_durations(addresses: Sequence[str], most: int) -> dict[str, float
         return None
 
     durations: dict[str, float] = {}
+    sites: dict[str, tuple[str, str]] = {}
     for answer in await asyncio.gather(*(ask(address) for address in addresses)):
         for row in answer.get("traces", ()) if isinstance(answer, dict) else ():
             match row:
                 case {"trace_id": str(trace), "total_ms": int(took) | float(took)}:
                     durations[trace] = took
-    return durations
+            match row:
+                case {"name": names.SITE_LOSS, "trace_id": str(trace), "attributes": dict(told)}:
+                    takeovers = str(told.get(names.TAKEOVERS, "")).split(", ")
+                    sites |= {one: (str(told.get(names.SITE, "")), trace) for one in takeovers}
+    return Lengths(durations, sites)
 
 
 def spans_of(answer: Any) -> Iterable[StoredSpan]:  # noqa: ANN401 - JSON
@@ -90,5 +111,5 @@ def _merged(group: Sequence[StoredSpan]) -> StoredSpan:
     first = min(group, key=lambda span: span.start_ns)
     if len(group) == 1:
         return first
-    who = {**first.resource, SERVICE_INSTANCE_ID: f"{first.instance} x{len(group)}"}
+    who = {**first.resource, names.SERVICE_INSTANCE_ID: f"{first.instance} x{len(group)}"}
     return replace(first, end_ns=max(span.end_ns for span in group), resource=who)

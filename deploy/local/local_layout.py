@@ -30,7 +30,8 @@ class LocalSettings:
     ``listen``. ``app_timeout`` is the number of seconds for ``app`` to become ready after all other processes; the
     examples have more. ``otlp_http``: control servers also receive OTLP over HTTP. ``sites``: members are assigned to
     them in turn, those of a site to ``zones`` in turn, and those of a zone to ``hosts`` in turn. Control servers and
-    members of etcd are assigned as :func:`site_of` says, for ``understudy drill site``.
+    members of etcd are assigned as :func:`site_of` says, for ``understudy drill site``. If the spec has ``sites`` too,
+    each site has a front Envoy, and ``listen`` is that of the first.
     ``app_versions``: members name these versions of the application in turn.
     """
 
@@ -79,7 +80,16 @@ def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
             )
             for number in range(1, settings.controls + 1)
         ),
-        front=FrontAddresses("front-1", listen=_listen(settings, settings.spec) or ports.pick(), admin=ports.pick()),
+        front=FrontAddresses(
+            "front-1",
+            listen=_listen(settings, settings.spec) or ports.pick(),
+            admin=ports.pick(),
+            site="".join(_front_sites(settings)[:1]),
+        ),
+        site_fronts=tuple(
+            FrontAddresses(f"front-{number}", listen=ports.pick(), admin=ports.pick(), site=site)
+            for number, site in enumerate(_front_sites(settings)[1:], 2)
+        ),
         members=_members(settings, pool, ports),
         beside=tuple(
             PoolAddresses(spec.pool, _listen(settings, spec), _members(settings, spec.pool, ports))
@@ -87,6 +97,12 @@ def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
         ),
         etcd_sites=tuple(site_of(settings.sites, number, settings.etcds) for number in range(settings.etcds)),
     )
+
+
+def _front_sites(settings: LocalSettings) -> tuple[str, ...]:
+    """The sites that have a front Envoy each; none if sites make no difference to Envoys."""
+    alone = not settings.more and settings.spec.tcp is None
+    return settings.sites if settings.spec.sites and alone else ()
 
 
 def site_of(sites: Sequence[str], number: int, count: int) -> str:

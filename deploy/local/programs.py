@@ -10,6 +10,7 @@ from understudy.deploy.common.arguments import control_arguments
 from understudy.deploy.common.errors import DeployError, ProgramMissingError
 from understudy.deploy.common.layout import (
     ControlAddresses,
+    FrontAddresses,
     Layout,
     MemberAddresses,
 )
@@ -41,7 +42,7 @@ def programs(settings: LocalSettings, layout: Layout, etcd_binary: str) -> list[
     for spec, own in zip(settings.specs, layouts_of(layout), strict=True):
         for place in own.members:
             found += _member_programs(replace(settings, spec=spec, more=()), own, place, directory)
-    found.append(_front_program(settings, layout, directory))
+    found += [_front_program(settings, layout, front, directory) for front in (layout.front, *layout.site_fronts)]
     return found
 
 
@@ -141,8 +142,7 @@ def member_place(settings: LocalSettings, layout: Layout, place: MemberAddresses
     )
 
 
-def _front_program(settings: LocalSettings, layout: Layout, directory: Path) -> Program:
-    front = layout.front
+def _front_program(settings: LocalSettings, layout: Layout, front: FrontAddresses, directory: Path) -> Program:
     return Program(
         name=front.name,
         command=_understudy(
@@ -151,6 +151,7 @@ def _front_program(settings: LocalSettings, layout: Layout, directory: Path) -> 
             *(part for place in layout.controls for part in ("--control", place.grpc)),
             *("--listen", front.listen.rpartition(":")[0] if settings.more else front.listen, "--admin", front.admin),
             *("--dir", str(directory / front.name)),
+            *(("--site", front.site) if front.site else ()),
         ),
         log=directory / "logs" / f"{front.name}.log",
         stage=_STAGE_FRONT,

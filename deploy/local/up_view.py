@@ -173,8 +173,11 @@ def addresses(layout: Layout, specs: Sequence[PoolSpec]) -> RenderableType:
         if len(pools) > 1:
             table.add_row(f"clients of {spec.pool}", client_address(own, spec))
         else:
-            table.add_row("clients", f"{_scheme(spec)}{own.front.listen}")
-    table.add_row("front Envoy admin", f"http://{layout.front.admin}")
+            for front in (own.front, *layout.site_fronts):
+                table.add_row(f"clients on {front.site}" if front.site else "clients", f"{_scheme(spec)}{front.listen}")
+    for front in (layout.front, *layout.site_fronts):
+        of = f" of {front.site}" if front.site else ""
+        table.add_row(f"front Envoy admin{of}", f"http://{front.admin}")
     for control in layout.controls:
         otlp = f", http://{control.otlp_http} (OTLP/HTTP)" if control.otlp_http else ""
         table.add_row(control.name, f"http://{control.http} (admin), {control.grpc} (xDS and OTLP){otlp}")

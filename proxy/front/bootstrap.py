@@ -38,6 +38,8 @@ def bootstrap(
     trace_requests: bool = False,
     status: str = "",
     shared: bool = False,
+    site: str = "",
+    site_by_zone: bool = False,
 ) -> dict[str, Any]:
     """The bootstrap of one Envoy, to be written as JSON.
 
@@ -59,6 +61,8 @@ def bootstrap(
         shared: several Envoys have this file: each is told its own name by ``--service-node``, and by the environment
             (:data:`understudy.proxy.front.request_counts.NODE_VARIABLE`) what its counts of requests are to be known
             by.
+        site: the Envoy's site, which it prefers for new sessions; none without. Not for an Envoy of several pools.
+        site_by_zone: ``--service-zone`` tells the site instead, and the environment (:data:`NODE_VARIABLE` there) does.
 
     Raises:
         ValueError: if an address is not ``host:port`` or unfit for its purpose, or there is no control server.
@@ -71,6 +75,9 @@ def bootstrap(
     several = pools_of_front(pool) is not None
     if split_address(listen)[1] == 0 and not several:
         raise ValueError(f"listen address {listen!r}: clients need a port that they know, not 0")
+    sited = bool(site) or site_by_zone
+    if several and sited:
+        raise ValueError(f"site {site!r}: an Envoy of several pools prefers no site; give it none, or one pool")
     static = {"clusters": [xds_cluster(xds_addresses, transport_socket)]}
     if status:
         if split_address(admin)[1] == 0:
@@ -80,12 +87,14 @@ def bootstrap(
     ours: dict[str, Any] = {"listen": listen, "telemetry": XDS_CLUSTER}
     if trace_requests:
         ours["tracing"] = True
+    if site:
+        ours["site"] = site
     node: dict[str, Any] = {"id": node_id, "cluster": pool, "metadata": {"understudy": ours}}
     named = "" if shared else node_id
     sink = (
         request_counts_of_pools(node_id=named, pools=pool, cluster=XDS_CLUSTER)
         if several
-        else request_counts(node_id=named, pool=pool, cluster=XDS_CLUSTER)
+        else request_counts(node_id=named, pool=pool, cluster=XDS_CLUSTER, site=site, sited=sited)
     )
     # The clusters of a TCP pool's slots only lead to those of its members, which have the same figures; theirs would be
     # a third of Envoy's memory.
@@ -105,7 +114,7 @@ def bootstrap(
         },
         "static_resources": static,
         "stats_config": {
-            "stats_tags": [pool_tag(), member_tag_of_pools()] if several else [member_tag(pool)],
+            "stats_tags": [pool_tag(), member_tag_of_pools()] if several else [member_tag(pool, of_site=sited)],
             "stats_matcher": {"exclusion_list": {"patterns": [_slots_of(pool, several=several)]}},
         },
         "stats_flush_interval": f"{names.COUNT_SECONDS}s",

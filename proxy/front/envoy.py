@@ -85,7 +85,8 @@ class EnvoySettings:
     ``concurrency`` is the number of worker threads (0: one per core). ``drain`` is how many seconds a stop
     may wait for requests under way. ``directory`` holds bootstrap and admin address; without one a private
     temporary directory is made and removed. ``tls`` is for the control servers, spoken to in plain text without it.
-    ``trace_requests``: Envoy adds its spans to traces that callers sample.
+    ``trace_requests``: Envoy adds its spans to traces that callers sample. ``site``: where it runs, and which site it
+    prefers for new sessions; '' for none.
     """
 
     node_id: str
@@ -103,6 +104,7 @@ class EnvoySettings:
     directory: Path | None = None
     tls: PemFiles | None = None
     trace_requests: bool = False
+    site: str = ""
 
     @property
     def cluster(self) -> str:
@@ -228,6 +230,7 @@ class EnvoyProcess:
             admin=settings.admin,
             delta=settings.delta,
             trace_requests=settings.trace_requests,
+            site=settings.site,
             transport_socket=transport_socket(directory, settings.xds_addresses) if settings.tls else None,
         )
 

@@ -24,9 +24,18 @@ _UNREACHED = ".health_check.network_failure"
 """How the counter of a member's health checks ends that failed on the network: refused, or without an answer."""
 
 
-def member_tag(pool: str) -> dict[str, Any]:
-    """The stats tag that tells the member in the name of that counter; names of members may have dots."""
-    regex = rf"^{re.escape(_members(pool))}((.+?)\.)health_check\.network_failure$"
+_SERVED = ".upstream_rq_total"
+"""How the counter of requests that were sent to a member ends."""
+
+
+def member_tag(pool: str, *, of_site: bool = False) -> dict[str, Any]:
+    """The stats tag that tells the member in the name of that counter; names of members may have dots.
+
+    ``of_site``: the Envoy has a site, and the counter of the requests that were sent to a member has the tag too.
+    """
+    counters = [_UNREACHED, _SERVED] if of_site else [_UNREACHED]
+    ends = "|".join(re.escape(counter.removeprefix(".")) for counter in counters)
+    regex = rf"^{re.escape(_members(pool))}((.+?)\.)(?:{ends})$"
     return {"tag_name": names.MEMBER, "regex": regex}
 
 
@@ -66,11 +75,14 @@ def request_counts_of_pools(*, node_id: str, pools: str, cluster: str) -> dict[s
     )
 
 
-def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
+def request_counts(*, node_id: str, pool: str, cluster: str, site: str = "", sited: bool = False) -> dict[str, Any]:
     """The sink of the Envoy ``node_id`` of ``pool``, which sends through ``cluster`` every ``names.COUNT_SECONDS``.
 
     Without a ``node_id``, for Envoys that share one bootstrap, it is taken from :data:`NODE_VARIABLE`: counts of
     several Envoys under one name would be taken for those of one.
+
+    If it is ``sited`` it tells too how many requests with a session key it sent to each member: a copy counts as one
+    more. Its ``site`` is then said here, or else by :data:`NODE_VARIABLE`.
 
     By how much counters rose; a counter that did not rise is left out, so the uptime shows that Envoy was there.
     """
@@ -84,7 +96,10 @@ def request_counts(*, node_id: str, pool: str, cluster: str) -> dict[str, Any]:
         "server.uptime": names.COUNT_UPTIME,
     }
     unreached = ([{"prefix": _members(pool)}, {"suffix": _UNREACHED}], names.COUNT_UNREACHED)
-    return _sink(node_id, pool, cluster, stats, [unreached])
+    if not sited:
+        return _sink(node_id, pool, cluster, stats, [unreached])
+    served = ([{"prefix": _members(pool)}, {"suffix": _SERVED}], names.COUNT_SERVED)
+    return _sink(node_id, pool, cluster, stats, [unreached, served], site)
 
 
 def _sink(
@@ -93,6 +108,7 @@ def _sink(
     cluster: str,
     stats: Mapping[str, str],
     by_parts: Sequence[tuple[Sequence[Mapping[str, str]], str]],
+    site: str = "",
 ) -> dict[str, Any]:
     """A sink that reports the counters of these names, and those whose names match all of some parts, as metrics."""
     sink = f"{_TYPES}.stat_sinks.open_telemetry.v3.SinkConfig"
@@ -102,6 +118,7 @@ def _sink(
 
     detectors = f"{_TYPES}.tracers.opentelemetry.resource_detectors.v3"
     known = {names.SERVICE_NAME: names.SERVICE_ENVOY, names.POOL: pool}
+    known |= {names.SITE: f"{names.SITE_PREFIX}{site}"} if site else {}
     resource = {
         "name": "envoy.tracers.opentelemetry.resource_detectors.static_config",
         "typed_config": {

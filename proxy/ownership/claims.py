@@ -12,7 +12,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,8 +34,12 @@ from understudy.statesync.pool.ownership import (
     View,
     claim,
     claim_transaction,
+    records_compared,
+    records_written,
+    resignations,
     unclaimable,
 )
+from understudy.statesync.pool.records import SyncRecord
 from understudy.statesync.replication.sync_set import Process, Source
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point
 
@@ -126,7 +130,10 @@ class Claimer:
             loss_seconds=partial(self._loss_seconds, view),
         )
         if dead is not None:
-            self._log_left_out(view, set(slots) - {c.slot for c in claims}, gone)
+            left_out = set(slots) - {c.slot for c in claims}
+            self._log_left_out(view, left_out, gone)
+            idle = [slot for slot in sorted(left_out) if slot not in self._owned]
+            await self._resign(view, resignations(view, idle[:CLAIM_MOST], gone))
         parts = [claims[start : start + CLAIM_MOST] for start in range(0, len(claims), CLAIM_MOST)]
         note = self._failover_record(claims, cause, now)
         crash_point(CrashPoint.CLAIM_DECIDED)
@@ -193,6 +200,23 @@ class Claimer:
         owned = self._owned.gain(claimed.slot, claimed.owner, revision)
         owned.preparing = True
         return owned
+
+    async def _resign(self, view: View, records: Mapping[int, SyncRecord]) -> None:
+        """Let another former active claim slots whose whole sync set is gone: all of them, or none in a race."""
+        if not records:
+            return
+        compares = records_compared(
+            self._keys,
+            {slot: view.owners[slot].revision for slot in records},
+            {slot: view.sync_sets[slot].revision for slot in records},
+        )
+        try:
+            result = await self._etcd.txn(compares, records_written(self._keys, {}, records), [])
+        except EtcdError as error:
+            logger.warning("slots %s cannot be left to other former actives yet: %s", sorted(records), error)
+            return
+        if result.succeeded:
+            logger.warning("slots %s are left to another former active: their sync sets are gone", sorted(records))
 
     def _log_left_out(self, view: View, slots: Collection[int], dead: Collection[Process]) -> None:
         """Say once for each owner record why this process does not claim a slot."""

@@ -210,11 +210,11 @@ def next_steps(view: View, *, handing_over: frozenset[int] = frozenset()) -> lis
         wanted = view.table.active_of(slot)
         owner = view.owner(slot)
         if owner is None or view.replaced(owner):
-            if heir_of(view, slot) == view.me:
+            if is_heir(view, slot):
                 free.append(slot)
         elif view.mine(slot):
             handovers.extend(_own_slot(view, slot, owner, wanted, handing_over))
-        elif view.suspected(slot, owner) and heir_of(view, slot) == view.me:
+        elif view.suspected(slot, owner) and is_heir(view, slot):
             suspects.setdefault((owner.active, owner.boot), []).append(slot)
     steps: list[Step] = [TakeOver(member, boot, tuple(slots)) for (member, boot), slots in suspects.items()]
     if free:
@@ -244,6 +244,16 @@ def heir_of(view: View, slot: int) -> str | None:
     the table names may restore the slot.
     """
     return next(iter(_holders_of_memory(view, slot)), None) or view.table.active_of(slot)
+
+
+def is_heir(view: View, slot: int) -> bool:
+    """Whether this process is to claim a slot whose owner is gone, or must help another one to.
+
+    If the whole sync set is gone, that is each former active: all but one resign (:func:`resignations`).
+    """
+    agreed = view.memory_of(slot)
+    former = agreed is not None and view.process in agreed.former and view.me in _holders_of_memory(view, slot)
+    return former or heir_of(view, slot) == view.me
 
 
 def standbys_of(view: View, slot: int) -> tuple[str, ...]:
@@ -351,6 +361,22 @@ def unclaimable(view: View, slot: int, *, whole: Callable[[int], bool], dead: Co
     """Why this process may not claim a slot, '' if it may; see :func:`claim`."""
     decided = _claim_of_set(view, slot, whole, dead)
     return decided if isinstance(decided, str) else ""
+
+
+def resignations(view: View, slots: Iterable[int], dead: Collection[Process]) -> dict[int, SyncRecord]:
+    """The sync records by which this process resigns as a former active of ``slots``; see :func:`sync_set.resigned`.
+
+    Where nobody may claim before an operator has decided about the loss, it does not resign before either.
+    """
+    found = {}
+    for slot in slots:
+        owner, agreed = view.owner(slot), view.memory_of(slot)
+        if owner is None or agreed is None or not (view.restores or view.revival(slot)):
+            continue
+        gone = view.given_up(slot).union(dead)
+        if (left := sync_set.resigned(agreed, process_of(owner), view.process, gone)) is not None:
+            found[slot] = SyncRecord.of_set(owner.epoch, left, view.sync_sets[slot].record)
+    return found
 
 
 def _claim_of_set(

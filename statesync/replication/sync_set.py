@@ -192,5 +192,18 @@ def claim(agreed: SyncSet, active: Process, me: Process, dead: Collection[Proces
     return Claim(SyncSet(alone), Source.ETCD, loss=True)
 
 
+def resigned(agreed: SyncSet, active: Process, me: Process, dead: Collection[Process]) -> SyncSet | None:
+    """The set after ``me`` has given up what it has as a former active; None if it does not have to.
+
+    When the whole set of ``active`` is gone, no former active may claim while another one lives, which may go on
+    acknowledging until it hears of its successor. ``me`` has heard, and says so by leaving ``former``. The first of
+    those that live stays, and claims when it alone is left.
+    """
+    living = agreed.former.difference(dead) | {me}
+    if me not in agreed.former or me == min(living) or not (agreed.members | {active}).issubset(dead):
+        return None
+    return agreed._replace(former=agreed.former - {me})
+
+
 def _former(agreed: SyncSet, active: Process) -> frozenset[Process]:
     return agreed.former | {active} if agreed.memory else frozenset()

@@ -33,12 +33,15 @@ from understudy.telemetry.tracing.names import (
     COUNT_POOL_KEYLESS,
     COUNT_REQUESTS,
     COUNT_SECONDS,
+    COUNT_SERVED,
     COUNT_UNREACHED,
     COUNT_UPTIME,
     MEMBER,
     METRICS,
     NODE_NAME,
     POOL,
+    SITE,
+    SITE_PREFIX,
 )
 
 FINE_NS = 2 * COUNT_SECONDS * 10**9
@@ -47,6 +50,7 @@ MOST_MEMBERS = 2_000
 """Points of one metric that are read, one per member, or one per pool and host."""
 _OF_POOLS = (COUNT_POOL_KEYED, COUNT_POOL_KEYLESS, COUNT_POOL_FAILED)
 """Metrics of an Envoy that serves several pools; each point names its pool."""
+_SEVERAL_POINTS = (COUNT_UNREACHED, COUNT_SERVED, *_OF_POOLS)
 MOST_BUCKETS = 64
 MAX_MS = 86_400_000.0
 _GROUPS = ("resourceMetrics", "resource_metrics")
@@ -78,7 +82,8 @@ class FrontCount(msgspec.Struct, frozen=True):
     ``keyless`` of ``requests`` had no session key; ``limited`` of them were beyond the pool's requests a second.
     ``unreached``: of which members how many health checks failed on the network. ``durations``: how many answers took
     at most so many ms, and longer than the next smaller number. ``pool`` is the one that the Envoy says it serves; an
-    Envoy of several pools has one of these for each. ``failed`` of ``requests`` were answered with 5xx.
+    Envoy of several pools has one of these for each. ``failed`` of ``requests`` were answered with 5xx. ``served``: how
+    many requests with a session key were sent to which member, from an Envoy that has a ``site``.
     """
 
     node: str
@@ -89,6 +94,8 @@ class FrontCount(msgspec.Struct, frozen=True):
     pool: str = ""
     limited: int = 0
     failed: int = 0
+    site: str = ""
+    served: Mapping[str, int] = msgspec.field(default_factory=dict)
 
 
 class PeriodBatch(msgspec.Struct, frozen=True):
@@ -125,7 +132,9 @@ def _periods(groups: Iterable[ResourceMetrics]) -> PeriodBatch:
         resource = mapping(group.resource.attributes)
         node, pool = str(resource.get(NODE_NAME) or "")[:MAX_TEXT], str(resource.get(POOL) or "")[:MAX_TEXT]
         points: dict[str, NumberDataPoint] = {}
+        site = str(resource.get(SITE) or "")[:MAX_TEXT].removeprefix(SITE_PREFIX)
         unreached: dict[str, int] = {}
+        served: dict[str, int] = {}
         durations: dict[float, int] = {}
         of_pools = _PoolCounts(node)
         for metric in (metric for scope in group.scope_metrics for metric in scope.metrics):
@@ -136,16 +145,20 @@ def _periods(groups: Iterable[ResourceMetrics]) -> PeriodBatch:
                 of_pools.add(metric)
             elif metric.name == COUNT_UNREACHED:
                 unreached |= _by_member(metric)
+            elif metric.name == COUNT_SERVED:
+                served |= _by_member(metric)
             elif metric.name == COUNT_DURATION:
                 durations |= _durations(metric)
             else:
                 points[metric.name] = _points(metric)[0]
         if points:
             kept.append(replace(_period(node, points), pool=pool))
-        if points or unreached or durations:
+        if points or unreached or durations or served:
             requests, keyless = _count(points, COUNT_REQUESTS), _count(points, COUNT_KEYLESS)
             limited, failed = _count(points, COUNT_LIMITED), _count(points, COUNT_FAILED)
-            fronts.append(FrontCount(node, requests, keyless, unreached, durations, pool, limited, failed))
+            fronts.append(
+                FrontCount(node, requests, keyless, unreached, durations, pool, limited, failed, site, served)
+            )
         fronts += of_pools.fronts()
     return PeriodBatch(tuple(kept), refused, reason, tuple(fronts))
 
@@ -190,7 +203,7 @@ def _fault(metric: Metric, node: str) -> str:
         return _fault_of_durations(metric)
     points = _points(metric)
     sound = all(0 < point.time_unix_nano <= MAX_NS and 0 <= point.as_int <= MAX_NS for point in points)
-    if not sound or not 0 < len(points) <= (MOST_MEMBERS if metric.name in (COUNT_UNREACHED, *_OF_POOLS) else 1):
+    if not sound or not 0 < len(points) <= (MOST_MEMBERS if metric.name in _SEVERAL_POINTS else 1):
         return f"{metric.name} must have one point with a time and a whole number"
     delta = metric.sum.aggregation_temporality == AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
     if metric.name != COUNT_UPTIME and not (metric.HasField("sum") and delta):

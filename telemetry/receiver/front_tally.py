@@ -39,6 +39,10 @@ class Kind(StrEnum):
     """Requests that the member accepted but did not answer in time: the client got 504."""
     CONNECT_FAILURES = "connect_failures"
     """Requests that failed because no connection to the member could be made."""
+    AT_HOME = "at_home"
+    """Requests with a session key that an Envoy of a site sent to a member of this site."""
+    AWAY = "away"
+    """Those that it sent to a member of another site."""
     ELSEWHERE = "elsewhere"
     """Requests that were answered by another member than the first of their slot, after a try there."""
 
@@ -59,12 +63,20 @@ class FrontTally:
     Args:
         now: monotonic time in seconds.
         on_durations: called with what an Envoy reported of how long its answers took.
+        site_of: the site of a member; None while the member is not known.
+
+    ``totals`` has the counts since the start, and ``by_site`` those of Envoys that have a site.
     """
 
     def __init__(
-        self, now: Callable[[], float], on_durations: Callable[[Mapping[float, int]], None] = lambda _: None
+        self,
+        now: Callable[[], float],
+        on_durations: Callable[[Mapping[float, int]], None] = lambda _: None,
+        site_of: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self.totals: Counter[Kind] = Counter()
+        self.by_site: Counter[tuple[str, Kind]] = Counter()
+        self._site_of = site_of
         self._on_durations = on_durations
         self._now = now
         self._counts: dict[tuple[str, str, Kind], deque[tuple[float, int]]] = {}
@@ -81,8 +93,22 @@ class FrontTally:
             self._add(node, "", Kind.LIMITED, front.limited, now)
             for member in front.unreached:
                 self._note_unreached(node, member[:_MOST_NAME], now)
+            if front.site:
+                self._count_sites(front, now)
             if front.durations:
                 self._on_durations(front.durations)
+
+    def _count_sites(self, front: FrontCount, now: float) -> None:
+        """Count the requests that an Envoy sent to members of its own site and of others."""
+        site = front.site[:_MOST_NAME]
+        for member, count in front.served.items():
+            served_on = self._site_of(member)
+            if served_on is None:
+                continue
+            kind = Kind.AT_HOME if served_on == site else Kind.AWAY
+            self._add(front.node[:_MOST_NAME], site, kind, count, now)
+            if (site, kind) in self.by_site or len(self.by_site) < _MOST:
+                self.by_site[site, kind] += count
 
     def reported(self, records: Iterable[StoredLog]) -> None:
         """Envoys reported requests that failed or were repeated; records of other things are left out."""

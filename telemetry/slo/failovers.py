@@ -112,6 +112,8 @@ def _failover(spans: Sequence[StoredSpan]) -> Failover:
         second_writes=sum(second) if second else None,
         audited=sum(_whole(span.attributes.get(names.SLOTS)) or 0 for span in audits),
         needless_moves=_whole(told.get(names.DRILL_NEEDLESS)),
+        missed=_text(told.get(names.DRILL_MISSED)),
+        command=_text(told.get(names.DRILL_COMMAND)),
         exposed_ms=exposure.duration_ns / _MS if exposure else None,
         protected=not (exposure and exposure.attributes.get(names.UNMEASURED)),
         returned=any(returned) if returned else None,

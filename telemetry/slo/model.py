@@ -66,8 +66,9 @@ class Failover:
     ``total_ms`` is None if the end was not recorded. ``costs`` divides the total among the phases; its values add up to
     it. ``stalls_ms`` has, for each slot of a planned move, how long the slot could not be written. ``propagation_ms``
     is the time from the known cause until the last Envoy acknowledged. Clients of a drill counted ``requests``,
-    ``failed``, ``gap_ms``, ``lost_writes`` (of sync writes) and ``needless_moves``; front Envoys counted ``through``.
-    ``losers`` and ``winners`` are the members that lost and won slots.
+    ``failed``, ``gap_ms``, ``lost_writes`` (of sync writes) and ``needless_moves``; ``missed`` names the objectives
+    that it missed, and ``command`` repeats it. Front Envoys counted ``through``. ``losers`` and ``winners`` are the
+    members that lost and won slots.
 
     ``lost_async`` are async writes that were answered and then lost, as counted by clients or by an old active that
     still ran. ``lost_replicas`` are writes of class ``replicas``, as counted by clients. ``losses`` are slots that were
@@ -106,6 +107,8 @@ class Failover:
     second_writes: int | None = None
     audited: int = 0
     needless_moves: int | None = None
+    missed: str = ""
+    command: str = ""
     exposed_ms: float | None = None
     protected: bool = True
     returned: bool | None = None

@@ -86,7 +86,7 @@ def statement(failovers: Sequence[Failover]) -> list[Row]:
 def _row(failure: Failure, failovers: Sequence[Failover]) -> Row:
     drills = [one for one in failovers if failure.drill and one.drill == failure.drill and one.requests is not None]
     times = [ms for one in drills if (ms := one.gap_ms if one.gap_ms is not None else one.total_ms) is not None]
-    losses = [lost for one in drills if (lost := _lost(one)) is not None]
+    losses = [lost for one in drills if (lost := lost_writes(one)) is not None]
     return Row(
         failure,
         drills=len(drills),
@@ -98,7 +98,7 @@ def _row(failure: Failure, failovers: Sequence[Failover]) -> Row:
     )
 
 
-def _lost(one: Failover) -> int | None:
+def lost_writes(one: Failover) -> int | None:
     """The acknowledged writes of any class that the clients of a drill missed; None if none looked for them."""
     counted = [count for count in (one.lost_writes, one.lost_replicas, one.lost_async) if count is not None]
     return sum(counted) if counted else None

@@ -44,7 +44,12 @@ RETURNED: Final = "returned"
 FENCED: Final = "fenced"
 AUDIT: Final = "audit"
 
+# The loss of a whole site: the root span of a trace of its own, and a child for the takeover from each member.
+SITE_LOSS: Final = "site_loss"
+MEMBER_LOSS: Final = "member_loss"
+
 ROOTS: Final = (FAILOVER, HANDOVER)
+SITE_SPANS: Final = (SITE_LOSS, MEMBER_LOSS)
 AFTERMATH: Final = (RE_PROTECT, REJOIN, RETURNED, FENCED, AUDIT)
 PHASES: Final = (
     *(DETECT, DECIDE, MOVE, FENCE, FLUSH, CONFIRM, HELD_UP, CLAIM, CATCH_UP, PUSH, ACK, FIRST_OK, DRILL_SEEN),
@@ -77,6 +82,8 @@ LAST_REQUEST: Final = "understudy.request.last"
 FIRST_REQUEST: Final = "understudy.request.first"
 HELD_REQUEST: Final = "understudy.request.held"
 LINK: Final = "understudy.link"
+TAKEOVER: Final = "understudy.takeover"
+TAKEOVERS: Final = "understudy.takeovers"
 BOOT: Final = "understudy.boot"
 SITE: Final = "understudy.site"
 DRILL: Final = "understudy.drill"
@@ -84,6 +91,7 @@ DRILL_REQUESTS: Final = "understudy.drill.requests"
 DRILL_FAILED: Final = "understudy.drill.failed"
 DRILL_GAP_MS: Final = "understudy.drill.gap_ms"
 DRILL_MISSED: Final = "understudy.drill.missed"
+DRILL_COMMAND: Final = "understudy.drill.command"
 CLUSTER: Final = "understudy.cluster"
 ATTEMPTS: Final = "understudy.attempts"
 FLAGS: Final = "understudy.flags"
@@ -132,6 +140,8 @@ ATTRIBUTES: Final = (
     FIRST_REQUEST,
     HELD_REQUEST,
     LINK,
+    TAKEOVER,
+    TAKEOVERS,
     BOOT,
     SITE,
     DRILL,
@@ -139,6 +149,7 @@ ATTRIBUTES: Final = (
     DRILL_FAILED,
     DRILL_GAP_MS,
     DRILL_MISSED,
+    DRILL_COMMAND,
     CLUSTER,
     ATTEMPTS,
     FLAGS,
@@ -169,6 +180,9 @@ COUNT_KEYLESS: Final = "understudy.requests.keyless"
 COUNT_LIMITED: Final = "understudy.requests.limited"
 COUNT_DURATION: Final = "understudy.requests.duration"
 COUNT_UNREACHED: Final = "understudy.member.unreached"
+COUNT_SERVED: Final = "understudy.member.requests"
+SITE_PREFIX: Final = "site:"
+"""What the site of an Envoy begins with: Envoy does not accept an attribute of its environment that has no value."""
 COUNT_DROPPED: Final = "understudy.reports.dropped"
 COUNT_UPTIME: Final = "understudy.uptime"
 COUNT_POOL_KEYED: Final = "understudy.pool.requests.keyed"
@@ -181,6 +195,7 @@ METRICS: Final = (
     COUNT_LIMITED,
     COUNT_DURATION,
     COUNT_UNREACHED,
+    COUNT_SERVED,
     COUNT_DROPPED,
     COUNT_UPTIME,
     COUNT_POOL_KEYED,

@@ -5,23 +5,27 @@ Everything is real and runs as its own process; what is judged is the clients' o
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tests.harness.forkserver import forked
 from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.waiting import free_port, until
 from understudy.deploy.inspect.converged import actives
+from understudy.deploy.inspect.fronts import read_share_at_home
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.traces import read_trace
 from understudy.deploy.load.history_checker import Content, Op, check_history
-from understudy.deploy.load.http_load import Load
+from understudy.deploy.load.http_load import Load, Shopper
 from understudy.deploy.local.local_layout import LocalSettings
 from understudy.deploy.local.local_pool import LocalPool
 from understudy.proxy.ownership.handover import SLOTS_TOGETHER
@@ -32,7 +36,7 @@ from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import MemberState, Owner, Phase, Table
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.statesync.pool.spec_parts import Liveness
+from understudy.statesync.pool.spec_parts import Liveness, SiteSpec
 from understudy.statesync.pool.state import PoolState
 from understudy.telemetry.otlp.spans import StoredSpan
 from understudy.telemetry.slo.failovers import failovers_of
@@ -209,14 +213,56 @@ class Scene:
         os.kill(self.pool.processes[name].pid, signal.SIGTERM)
 
 
+class LocalClients(Load):
+    """Clients of the front Envoy of a site. Their new sessions have a key that the member draws in its own slots."""
+
+    async def _create(self, shopper: Shopper) -> None:
+        await self._request(shopper, "create", "POST", "/cart")
+        assert shopper.key, self.history[-1]
+
+    def share_on(self, members: Collection[str], begun: int) -> float:
+        """The share of the answers since then that these members gave."""
+        answers = [op.served_by in members for op in self.history[begun:]]
+        return sum(answers) / len(answers)
+
+    async def answered(self, requests: int = 40) -> int:
+        """Wait for so many more good answers; returns how many requests there were before."""
+        begun = len(self.history)
+        good = sum(op.succeeded for op in self.history) + requests
+        await until(lambda: sum(op.succeeded for op in self.history) >= good, 40, "requests are answered")
+        return begun
+
+
+@asynccontextmanager
+async def clients_of_sites(scene: Scene) -> AsyncIterator[dict[str, LocalClients]]:
+    """Clients at the front Envoy of each site; at the end they have missed nothing."""
+    layout = scene.pool.layout
+    fronts = {front.site: front.listen for front in (layout.front, *layout.site_fronts)}
+    clients = {site: LocalClients(f"http://{listen}", sessions=8, rate=6.0) for site, listen in fronts.items()}
+    try:
+        for one in clients.values():
+            await one.open_sessions()
+            one.start()
+        yield clients
+        for site, one in clients.items():
+            await one.stop()
+            result = check_history(one.history, await one.final_contents())
+            assert result.failed_requests == 0, (site, result.failures)
+            assert (result.lost_writes, result.duplicated_writes, result.stale_reads) == (0, 0, 0), site
+    finally:
+        for one in clients.values():
+            await one.close()
+
+
 @asynccontextmanager
 async def under_load(
     directory: Path, controls: int = 1, members: int = MEMBERS, sites: tuple[str, ...] = ()
 ) -> AsyncIterator[Scene]:
     """A pool at rest with 60 clients at 45 requests/s; at the end the load stops and is judged."""
+    weights = {site: SiteSpec(weight=50) for site in sites}
     settings = LocalSettings(
         directory=directory,
-        spec=SPEC,
+        spec=SPEC.model_copy(update={"sites": weights}),
         members=members,
         sites=sites,
         listen=f"127.0.0.1:{free_port()}",
@@ -360,13 +406,69 @@ async def test_a_whole_site_goes_offline_and_comes_back_and_nobody_notices(tmp_p
                 assert len(in_turn) <= 2, f"no slot moves twice, as {slot} did: {in_turn}"
             assert await understudy("site", "online", "east", *place) == 1
 
-        async with scene.fault("a site is lost", heals=False):
-            for name in ("cart-1", "cart-3"):
-                scene.pool.processes.kill(f"{name}/sidecar")
-            for name in ("cart-1", "cart-3"):
-                await scene.served_without(name)
-                lost = [await scene.trace(trace, planned=False) for trace in await scene.takeovers_from(name)]
-                assert [(one[names.FROM], one[names.SITE]) for one in lost] == [(name, "east")]
+        async with clients_of_sites(scene) as clients:
+            homes = {"east": ("cart-1", "cart-3"), "west": ("cart-2", "cart-4")}
+            for site, one in clients.items():
+                await one.answered(20)
+                assert one.share_on(homes[site], 0) >= 0.95, f"clients of {site} are served there"
+
+            async with scene.fault("a site is lost", heals=False):
+                begun = len(clients["east"].history)
+                killed = [name for member in homes["east"] for name in scene.pool.member_processes(member)]
+                scene.pool.processes.kill(*killed)
+                for number in range(4):  # a POST that may be repeated: others may have been under way
+                    await Load._create(clients["east"], Shopper(number))
+                for name in homes["east"]:
+                    await scene.served_without(name)
+                    lost = [await scene.trace(trace, planned=False) for trace in await scene.takeovers_from(name)]
+                    assert [(one[names.FROM], one[names.SITE]) for one in lost] == [(name, "east")]
+                whole = await until(lambda: site_trace(*place), 30, "the loss of the site has a trace")
+                spans = (await output("trace", whole, *place))["spans"]
+                assert [span["name"] for span in spans if not span["parent_id"]] == [names.SITE_LOSS]
+                parts = [span["attributes"] for span in spans if span["name"] == names.MEMBER_LOSS]
+                assert sorted(one[names.FROM] for one in parts) == ["cart-1", "cart-3"]
+                assert clients["east"].share_on(homes["west"], begun) > 0, "the other site served them"
+
+            await scene.pool.processes.start_again(*killed)
+            await scene.settled()
+            for site, one in clients.items():
+                await until(partial(begins_at_home, one, homes[site]), 30, f"new sessions begin on {site} again")
+            assert set(await shares(scene)) == {"east", "west"}, "the control servers know the shares of both"
+
+
+async def site_trace(*place: str) -> str:
+    """The id of the trace of the loss of a site that both takeovers from its members belong to; '' if there is none."""
+    rows = (await output("failovers", *place))["failovers"]
+    found = Counter(row["site_trace"] for row in rows if row["lost_site"] == "east")
+    return next((trace for trace, count in found.items() if trace and count == 2), "")
+
+
+async def output(*arguments: str) -> Any:
+    """What a command answers with ``-o json``."""
+    process = await asyncio.create_subprocess_exec(
+        *forked([sys.executable, "-m", "understudy.deploy.cli", *arguments, "-o", "json"]),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    return json.loads((await process.communicate())[0])
+
+
+async def begins_at_home(clients: LocalClients, home: Collection[str]) -> bool:
+    """Whether six new sessions begin at these members, and stay there."""
+    served = set()
+    for number in range(6):
+        shopper = Shopper(number)
+        await clients._create(shopper)
+        served.add(shopper.served_by)
+        await clients._request(shopper, "read", "GET", "/cart")
+        served.add(shopper.served_by)
+    return served <= set(home)
+
+
+async def shares(scene: Scene) -> Mapping[str, Any]:
+    """The requests at home and away that ``site status`` shows, by site."""
+    controls = {place.name: place.http for place in scene.pool.layout.controls}
+    return await read_share_at_home(controls, "cart")
 
 
 async def understudy(*arguments: str) -> int:

@@ -117,6 +117,9 @@ async def test_traces_agree_with_clients_link_to_their_requests_and_emit_what_is
                     assert first.by in root.attributes[names.TO].split(", ")
         await drills.settled()
         await drilled(tmp_path)
+        async with aiohttp.ClientSession() as http:
+            page = await http.get(f"http://{pool.layout.controls[0].http}/console/cart/plans")
+            assert "--load 40 --for 1s --pool cart</code>" in await page.text(), "the console has the drill"
         metrics = await exposed([*(c.http for c in pool.layout.controls), *(m.peer for m in pool.layout.members)])
         await until(
             lambda: _emitted(tmp_path / "control-1-traces.sqlite", names.RETURNED), 40, "the freeze's aftermath"

@@ -1,9 +1,9 @@
 """The long run: ``python -m tests.faults.chaos --minutes 30 --seed 7`` (``make chaos MINUTES=30``).
 
 Plays rounds with ``takeover: fast`` and ``lease``, with one and three etcd members, with ``durability: sync`` and
-``replicas``, and with cables and network namespaces, in turn; every third pool is a whole one behind a hedging Envoy
-(``front_rounds``). Prints a line per round and a summary, ends with 1 if a promise was broken, and then keeps that
-round's history and all logs.
+``replicas`` (also with copies spread over two sites), and with cables and network namespaces, in turn; every third pool
+is a whole one behind a hedging Envoy (``front_rounds``). Prints a line per round and a summary, ends with 1 if a
+promise was broken, and then keeps that round's history and all logs.
 """
 
 import argparse
@@ -26,6 +26,8 @@ from tests.harness.clock import LIBRARY
 from tests.harness.netns import unable
 
 ROUNDS_PER_POOL = 4
+SITES = ("east", "west")
+SPREAD_SITE = "\nreplication: {spread: site}"
 
 
 def _say(text: str) -> None:
@@ -84,6 +86,7 @@ async def run(options: argparse.Namespace) -> int:
         etcds = options.etcds or (1, 3)[(turn // 2) % 2]
         durability = options.durability or ("replicas", "sync", "replicas")[turn % 3]
         replicates = durability == "replicas"
+        spread = options.spread_site if options.spread_site is not None else replicates and turn % 6 == 3
         networks = options.networks
         if networks is None:
             networks = (turn % 4 in (1, 2)) is (turn // 4 % 2 == 0) and not unable()
@@ -99,7 +102,8 @@ async def run(options: argparse.Namespace) -> int:
                     home=options.dir,
                     ground=ground,
                     clocks=LIBRARY.exists(),
-                    more=f"durability: {durability}",
+                    more=f"durability: {durability}{SPREAD_SITE if spread else ''}",
+                    sites=SITES if spread else (),
                 )
             )
             if not number:
@@ -117,7 +121,8 @@ async def run(options: argparse.Namespace) -> int:
                 tally.add(result)
                 faults = ", ".join(f"{name} {count}" for name, count in result.faults.items())
                 _say(
-                    f"round {seed} ({takeover}, {durability}, {etcds} x etcd, {'networks' if networks else 'cables'}): "
+                    f"round {seed} ({takeover}, {durability}{', two sites' if spread else ''}, {etcds} x etcd, "
+                    f"{'networks' if networks else 'cables'}): "
                     f"{len(result.history.ops)} operations, "
                     f"{len(result.violations)} violations; {faults}"
                 )
@@ -176,6 +181,11 @@ def main() -> int:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="rounds through a front Envoy as well, where that is possible",
+    )
+    parser.add_argument(
+        "--spread-site",
+        action=argparse.BooleanOptionalAction,
+        help="members on two sites, and copies of each slot on both; default: in turn, with replicas",
     )
     parser.add_argument("--controls", type=int, default=1, help="control servers")
     parser.add_argument("--dir", type=Path, default=Path("chaos-report"), help="for logs and histories")

@@ -92,6 +92,7 @@ class Namespaces(Ground):
             peer=f"{self.net.addresses[name]}:{PEER}",
             insecure=True,
             etcd=self._addresses(pool),
+            site=pool.site_of(name),
         )
         way_in = await self._way_in(stack, name, API)
         return FaultProgram(name, [*self.net.inside(name), *command], pool.home / f"{name}.log", api=way_in.address)

@@ -121,6 +121,7 @@ class FaultPool(PoolRecords):
         self.network: Network | None = None
         self.before = ""
         """What each sidecar's program does before anything else."""
+        self.sites: Sequence[str] = ()
         self.owner_changes: list[OwnerChange] = []
         self.sync_changes: list[SyncChange] = []
         self.processes: list[ProcessSeen] = []
@@ -197,6 +198,10 @@ class FaultPool(PoolRecords):
         async with self.http.get(url, timeout=aiohttp.ClientTimeout(total=STATUS_TIMEOUT)) as answer:
             content: dict[str, object] = await answer.json()
             return content
+
+    def site_of(self, member: str) -> str:
+        """The site of a member, by its number; '' without sites."""
+        return self.sites[int(member[1:]) % len(self.sites)] if self.sites else ""
 
     async def settled(self) -> bool:
         """Whether every slot is owned, stably, by a member that runs and knows it, and none waits to be moved."""
@@ -310,6 +315,7 @@ class Ground:
             peer=peer,
             advertise=from_peers.address,
             etcd=[cable.address for cable in cables],
+            site=pool.site_of(name),
         )
         return FaultProgram(name, command, pool.home / f"{name}.log", to_etcd=cables, api=api, from_peers=from_peers)
 
@@ -374,12 +380,13 @@ async def fault_pool(
     traces: bool = False,
     before: str = "",
     more: str = "",
+    sites: Sequence[str] = (),
 ) -> AsyncIterator[FaultPool]:
     """A pool of its own that has settled; gone at the end of the block. ``home`` keeps the logs.
 
     With ``traces`` the processes trace what they do. With ``clocks`` the members' wall clocks can be set, which needs
     :data:`~tests.harness.clock.LIBRARY`. ``before`` is what each sidecar's program does first, ``more`` are further
-    lines of the spec.
+    lines of the spec. Members are on ``sites`` in turn.
     Without control servers the test writes the slot table; at first all slots have the members in the order of names.
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -395,7 +402,7 @@ async def fault_pool(
         servers = await _start_etcds(stack, ground, etcds, etcd_arguments)
         client = await stack.enter_async_context(EtcdClient([etcd.endpoint for etcd in servers]))
         pool = FaultPool(client, spec, http, home)
-        pool.network, pool.etcds, pool.before = ground.network, servers, before
+        pool.network, pool.etcds, pool.before, pool.sites = ground.network, servers, before, sites
         await pool.apply(spec)
         for number in range(1, members + 1):
             member = await ground.member(pool, stack, f"m{number}")

@@ -37,6 +37,7 @@ class PoolCache(ResourceCache):
 
     async def publish(self, view: RoutingView) -> None:
         """Set everything as this view wants it."""
+        await self._groups.leave_sites(view.spec)
         await self.set_all(build(view))
         await self._groups.apply_spec(view.spec)
 

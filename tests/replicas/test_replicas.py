@@ -138,8 +138,8 @@ async def test_nothing_is_lost_when_an_active_and_a_standby_are_killed_at_once(t
 async def test_replicas_writes_go_on_while_etcd_is_stopped_and_etcd_gets_them_afterwards(tmp_path):
     async with (
         replica_pool(tmp_path) as pool,
-        under_load(pool) as load,
-        under_load(pool, durabilities=("sync",), sessions=6) as committed,
+        under_load(pool, pause=0.1) as load,
+        under_load(pool, durabilities=("sync",), sessions=6, pause=0.1) as committed,
     ):
         await in_all_sets(pool)
         pool.etcds[0].stop()

@@ -14,6 +14,11 @@ from tests.replicas.load import under_load
 from tests.replicas.pool import REPLICAS, in_all_sets, kill_at_once, replica_pool
 from tests.replicas.test_replicas import said_restored
 from tests.replicas.verdict import missing
+from understudy.deploy.inspect.query import read_pool
+from understudy.statesync.etcd.client import ModRevision, Put
+from understudy.statesync.pool.ownership import process_of
+from understudy.statesync.pool.records import SyncRecord
+from understudy.statesync.replication.sync_set import Process
 
 DOOMED = ("m1", "m2", "m3")
 WAITS = REPLICAS.replace("}", ", on_total_loss: wait}")
@@ -104,3 +109,35 @@ async def test_slots_of_hosts_that_are_silent_are_revived_and_their_processes_fo
         async with under_load(pool, via=("m4",)) as load:
             await load.progress(durability="replicas")
         assert missing(load.acks, await load.contents("m1")) == []
+
+
+async def test_former_actives_of_a_slot_whose_set_is_gone_do_not_wait_for_each_other(tmp_path):
+    async with replica_pool(tmp_path) as pool:
+        pool.members["m1"].signal(signal.SIGSTOP)
+        theirs = await left_with_former_actives(pool, "m1", ("m2", "m3"))
+        assert theirs
+        kill_at_once(pool, ["m1"])
+        await until(lambda: served_by(pool, theirs, {"m2", "m3"}), 60, "the slots are served again")
+        assert {slot for slot, count in (await pool.losses()).items() if count} == theirs
+        async with under_load(pool, via=("m2", "m3")) as load:
+            await load.progress()
+        assert missing(load.acks, await load.contents("m2")) == []
+
+
+async def left_with_former_actives(pool: FaultPool, active: str, former: tuple[str, ...]) -> set[int]:
+    """Have the sync records of a stopped active's slots say that it alone is in the set, after these actives."""
+    state, _ = await read_pool(pool.client, pool.name)
+    earlier = tuple(Process(name, state.members[name].record.boot) for name in former)
+    changed = set()
+    for slot, owner in state.owners.items():
+        if owner.record.active == active:
+            record = SyncRecord(owner.record.epoch, (process_of(owner.record),), memory=True, former=earlier)
+            key, fence = pool.keys.sync_set(slot), ModRevision(pool.keys.owner(slot), owner.revision)
+            if (await pool.client.txn([fence], [Put(key, record.encode())])).succeeded:
+                changed.add(slot)
+    return changed
+
+
+async def served_by(pool: FaultPool, theirs: set[int], members: set[str]) -> bool:
+    owners = await pool.owners()
+    return all(owners[slot].active in members for slot in theirs)

@@ -89,7 +89,8 @@ class Controller:
         telemetry: where failovers are recorded, and the process's clock.
         timing: how long to wait for what.
         actor: this control server, in the audit log.
-        on_spec: awaited with the spec of every publication, as soon as its clusters are in the cache.
+        before_spec: awaited with the spec of every publication, before its resources are in the cache.
+        on_spec: the same, as soon as they are.
         on_publish: called after each publication.
         front_of: the pool's place at front Envoys of several pools, given its spec and the revision of that.
         envoys: all Envoys of the pool, asked for their acknowledgement; those of ``cache`` by default.
@@ -105,6 +106,7 @@ class Controller:
         telemetry: Telemetry,
         timing: Timing,
         actor: Actor,
+        before_spec: Callable[[PoolSpec], Awaitable[None]] = ignore_spec,
         on_spec: Callable[[PoolSpec], Awaitable[None]] = ignore_spec,
         on_publish: Callable[[], None] = lambda: None,
         front_of: Callable[[PoolSpec, int], Front | None] = no_front,
@@ -125,6 +127,7 @@ class Controller:
             cache,
             self.state_builder.current,
             on_publish=self._on_publish,
+            before_spec=before_spec,
             on_spec=on_spec,
             front_of=self._place,
             older=self._older,

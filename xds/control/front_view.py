@@ -32,8 +32,11 @@ def fronts_view(cluster: ClusterState | None, fronts: FrontTally, wall: float) -
     totals: dict[str, dict[str, int]] = defaultdict(
         lambda: dict.fromkeys((Kind.REQUESTS, Kind.KEYLESS, Kind.FAILED), 0)
     )
+    sites: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys((Kind.AT_HOME, Kind.AWAY), 0))
     for (node, where, kind), count in sorted(fronts.recent().items()):
-        if kind in OF_MEMBERS:
+        if kind in (Kind.AT_HOME, Kind.AWAY):
+            sites[where][kind] += count
+        elif kind in OF_MEMBERS:
             members[node][names.get(where, where)][kind] += count
         else:
             totals[node][kind] = count
@@ -43,6 +46,7 @@ def fronts_view(cluster: ClusterState | None, fronts: FrontTally, wall: float) -
     return {
         "window_seconds": WINDOW_SECONDS,
         "fronts": [{"node": node, **totals[node], "members": members[node]} for node in nodes],
+        "sites": sites,
     }
 
 

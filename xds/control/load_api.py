@@ -4,7 +4,7 @@ They change nothing.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -15,8 +15,11 @@ from understudy.xds.control.load_view import load_view, member_load_view
 from understudy.xds.control.pool_service import PoolService
 from understudy.xds.control.rebalance_view import advice_view, asked_balance, plan_view, proposal_view
 from understudy.xds.control.replies import json_reply, problem_reply
+from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.planning.capacity import NotKnown, capacity, cheapest_to_empty
 from understudy.xds.planning.proposal import NoProposal, propose, worth_moving
+
+BAD_BALANCE = "by: as in the spec; over: 0.01 to 1"
 
 
 class LoadApi:
@@ -41,19 +44,15 @@ class LoadApi:
     async def _rebalance(self, request: web.Request) -> web.Response:
         """The plan that would help now, with ``?by=`` and ``&over=`` instead of those of the spec."""
         service = self._service(request)
-        controller, load = service.controller, service.controller.loads.current(service.now_ns())
-        cluster = controller.state_builder.current()
+        cluster = service.controller.state_builder.current()
         if cluster is None:
             return problem_reply(503, "not-ready", "not ready", service.unready())
         try:
-            balance = asked_balance(cluster.spec, request.query)
+            return json_reply(await proposal_of(service, cluster, request.query))
         except ValueError:
-            return problem_reply(400, "bad-balance", "bad balance", "by: as in the spec; over: 0.01 to 1")
-        try:
-            proposal = await asyncio.to_thread(propose, cluster, load, balance)
+            return problem_reply(400, "bad-balance", "bad balance", BAD_BALANCE)
         except NoProposal as error:
             return problem_reply(409, "no-plan", "no plan", str(error))
-        return json_reply({"pool": service.pool, "leader": service.leadership.is_leader, **proposal_view(proposal)})
 
     async def _capacity(self, request: web.Request) -> web.Response:
         """What the survivors of any one loss would carry."""
@@ -70,6 +69,19 @@ class LoadApi:
         return json_reply(
             {**view, "growth": [growth_view(one, service.pool) for one in service.controller.growth.growth()]}
         )
+
+
+async def proposal_of(service: PoolService, cluster: ClusterState, query: Mapping[str, str]) -> dict[str, Any]:
+    """The plan that would help a pool now, with ``by`` and ``over`` as ``query`` wants them, as JSON.
+
+    Raises:
+        ValueError: ``query`` has a value that the spec could not have.
+        NoProposal: there can be no plan now; the text says why.
+    """
+    balance = asked_balance(cluster.spec, query)
+    load = service.controller.loads.current(service.now_ns())
+    proposal = await asyncio.to_thread(propose, cluster, load, balance)
+    return {"pool": service.pool, "leader": service.leadership.is_leader, **proposal_view(proposal)}
 
 
 def _too_busy(service: PoolService) -> dict[str, str]:

@@ -76,11 +76,22 @@ class PoolMetrics(Collector):
             yield _together(cluster)
         for kind, (name, text) in _COUNTERS.items():
             yield CounterMetricFamily(name, text, self._fronts.totals[kind])
+        yield self._by_site()
         cut = len(cut_off_pairs(cluster, self._fronts, time.time())) if cluster is not None else 0
         text = "Pairs of a front Envoy and a member that is well, between which health checks fail on the network."
         yield GaugeMetricFamily("understudy_front_unreachable", text, cut)
         text = "1 while a front Envoy of several pools rejects the pool's configuration, so that an older one stays."
         yield GaugeMetricFamily("understudy_front_held", text, int(bool(self._hold())))
+
+    def _by_site(self) -> Metric:
+        family = CounterMetricFamily(
+            "understudy_front_site_requests",
+            "Requests with a session key that front Envoys of a site sent to its own members (at_home), or away.",
+            labels=["site", "served"],
+        )
+        for (site, kind), count in sorted(self._fronts.by_site.items()):
+            family.add_metric([site, str(kind)], count)
+        return family
 
     def _slots(self, cluster: ClusterState) -> Metric:
         family = GaugeMetricFamily(

@@ -98,6 +98,7 @@ class PoolService:
             telemetry=telemetry,
             timing=settings.timing,
             actor=link.actor,
+            before_spec=listeners.leave_sites,
             on_spec=listeners.apply_spec,
             on_publish=self._published,
             front_of=fronts.place if fronts else no_front,
@@ -117,9 +118,14 @@ class PoolService:
         if settings.tls and clients:
             self.heartbeat.identify = clients.refuse_member
             self.heartbeat.tls = peer_tls(settings.tls, Trust(pool, settings.trust_domain))
-        self.fronts = FrontTally(asyncio.get_running_loop().time, self.controller.on_durations)
+        self.fronts = FrontTally(asyncio.get_running_loop().time, self.controller.on_durations, self._site_of)
         self.registry = self._metrics(telemetry)
         self._watch = PoolWatch(client, pool, self.controller.no_pool)
+
+    def _site_of(self, member: str) -> str | None:
+        cluster = self.controller.state_builder.current()
+        record = cluster.members.get(member) if cluster is not None else None
+        return record.site if record is not None else None
 
     def _metrics(self, telemetry: Telemetry) -> CollectorRegistry:
         """The metrics of the pool, in a registry of their own, and the hooks that feed them."""

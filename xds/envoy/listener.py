@@ -49,11 +49,12 @@ def listener_name(pool: str) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def listener(pool: str, address: str, port: int, telemetry: str = "", *, traced: bool = False) -> bytes:
+def listener(pool: str, address: str, port: int, telemetry: str = "", *, traced: bool = False, site: str = "") -> bytes:
     """The encoded ``Listener`` of a front Envoy that serves a pool on ``address:port``.
 
     ``telemetry`` is the Envoy's cluster to which it reports requests (:mod:`understudy.xds.envoy.envoy_telemetry`);
-    none without. ``traced``: it also adds its spans to the traces of its callers.
+    none without. ``traced``: it also adds its spans to the traces of its callers. ``site``: it has the routes that
+    prefer this site.
     """
     reports = request_reports(pool, telemetry) if telemetry else None
     spans = tracing(telemetry) if telemetry and traced else None
@@ -62,7 +63,7 @@ def listener(pool: str, address: str, port: int, telemetry: str = "", *, traced:
             name=listener_name(pool),
             stat_prefix=pool,
             address=socket_address(address, port),
-            filter_chains=[FilterChain(filters=[http_filter(pool, routes_name(pool), reports, spans)])],
+            filter_chains=[FilterChain(filters=[http_filter(pool, routes_name(pool, site), reports, spans)])],
             per_connection_buffer_limit_bytes=RETRY_BUFFER,
         )
     )

@@ -87,6 +87,7 @@ with _without_pydantic():
     )
     from envoy_data_plane.envoy.config.endpoint.v3 import (
         ClusterLoadAssignment,
+        ClusterLoadAssignmentPolicy,
         EndpointHealthCheckConfig,
         LbEndpoint,
         LocalityLbEndpoints,

@@ -6,14 +6,15 @@ or one order is encoded once and remembered. Leaves the decision who serves what
 :mod:`understudy.xds.server.ads`, and the matching of requests to :mod:`understudy.xds.envoy.routes`.
 
 Names: ``<pool>/member/<member>``, ``<pool>/order/<active>+<standby>+...`` (``+`` cannot occur in a member's
-name, ``-`` can), ``<pool>/any``, ``<pool>/version/<version>``, ``<pool>/routes``, ``<pool>/front<path>``; the
-listener is in :mod:`understudy.xds.envoy.listener`. A TCP pool has no routes and no orders but ``<pool>/slot/<slot>``,
-for a reason that :mod:`understudy.xds.envoy.tcp_listener` tells; its listener is there.
+name, ``-`` can), ``<pool>/any``, ``<pool>/version/<version>``, ``<pool>/routes``, ``<pool>/front<path>``. Envoys of a
+site have ``<pool>/routes/<site>`` and ``<pool>/near/<site>/any`` (:mod:`understudy.xds.envoy.near`). The listener is
+in :mod:`understudy.xds.envoy.listener`. A TCP pool has no routes and no orders but ``<pool>/slot/<slot>``, for a reason
+that :mod:`understudy.xds.envoy.tcp_listener` tells; its listener is there.
 """
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from understudy.statesync.pool.spec_parts import HealthChecks, Outliers, Retries, Timeouts
@@ -33,6 +34,7 @@ from understudy.xds.envoy.messages import (
     ClusterEdsClusterConfig,
     ClusterLbPolicy,
     ClusterLoadAssignment,
+    ClusterLoadAssignmentPolicy,
     ClusterTransportSocketMatch,
     ConfigSource,
     EndpointHealthCheckConfig,
@@ -63,6 +65,7 @@ from understudy.xds.envoy.messages import (
     Value,
     VirtualHost,
 )
+from understudy.xds.envoy.near import near_members
 from understudy.xds.envoy.routes import Targets, route_configuration, routes_below, terms_of
 from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.envoy.version_routes import marks_of, order_for
@@ -85,6 +88,9 @@ BACK_SOON_MS = 50
 NOBODY_LEFT = 1.0
 """Panic threshold in percent: health is disregarded only when no member of an order, or less than one in a hundred of
 all members, is healthy. A check that fails everywhere at once says more about the check than about the members."""
+
+NEVER_SPILL = 1_000_000
+"""Overprovisioning factor in percent: while one in ten thousand of a priority is healthy, it gets all requests."""
 
 _CLUSTER_NAME = 1
 """Field number in cluster.proto."""
@@ -158,8 +164,12 @@ def build(view: RoutingView) -> dict[str, dict[str, bytes]]:
             for version, in_slots in versions.items()
         },
     )
-    routes = route_configuration(name=routes_name(pool), pool=pool, terms=terms, targets=targets)
-    made = {CLUSTER: clusters, ENDPOINTS: endpoints, ROUTES: {routes_name(pool): routes}}
+    routes = {routes_name(pool): route_configuration(name=routes_name(pool), pool=pool, terms=terms, targets=targets)}
+    for site in sorted(spec.sites):
+        near = _add_near(view, site, clusters, endpoints, upstream)
+        name = routes_name(pool, site)
+        routes[name] = route_configuration(name=name, pool=pool, terms=terms, targets=_nearest(targets, near))
+    made = {CLUSTER: clusters, ENDPOINTS: endpoints, ROUTES: routes}
     if view.front is not None:
         made[VIRTUAL_HOST] = {
             part_name(pool, path): bytes(VirtualHost(name=part_name(pool, path)))
@@ -175,6 +185,39 @@ def _orders_by_version(view: RoutingView) -> dict[str, list[tuple[str, ...]]]:
     if marks is None:
         return {}
     return {version: [order_for(view, version, slot) for slot in range(view.spec.slots)] for version in marks.serving}
+
+
+def _add_near(
+    view: RoutingView, site: str, clusters: dict[str, bytes], endpoints: dict[str, bytes], upstream: Upstream
+) -> dict[str, str]:
+    """Add the clusters for requests without a session key at Envoys of a site; returns their names, by the usual ones.
+
+    They lead to the same members as the usual ones, and differ in the priorities.
+    """
+    pool, preferred = view.spec.pool, near_members(view, site)
+    running = {any_name(pool): sorted(view.members)}
+    of = view.versions.of if view.versions else {}
+    for version in _orders_by_version(view):
+        running[version_name(pool, version)] = [name for name in sorted(view.members) if of.get(name) == version]
+    names = {usual: near_name(pool, site, usual) for usual in running}
+    for usual, members in running.items():
+        name = names[usual]
+        clusters[name] = _near_cluster(name, upstream)
+        levels = [
+            tuple(view.members[member] for member in members if (member in preferred) is near) for near in (True, False)
+        ]
+        endpoints[name] = _assignment_by_distance(name, tuple(level for level in levels if level))
+    return names
+
+
+def _nearest(targets: Targets, near: Mapping[str, str]) -> Targets:
+    """The targets with the clusters of a site for requests without a session key."""
+    return replace(
+        targets,
+        everybody=near[targets.everybody],
+        by_version={name: replace(one, everybody=near[one.everybody]) for name, one in targets.by_version.items()},
+        by_distance=True,
+    )
 
 
 def _running(view: RoutingView, version: str) -> tuple[Endpoint, ...]:
@@ -213,9 +256,14 @@ def part_name(pool: str, path: str) -> str:
     return f"{pool}/front{path}"
 
 
-def routes_name(pool: str) -> str:
-    """Name of the pool's route configuration."""
-    return f"{pool}/routes"
+def routes_name(pool: str, site: str = "") -> str:
+    """Name of the pool's route configuration, or of the one for front Envoys of a site that its spec names."""
+    return f"{pool}/routes/{site}" if site else f"{pool}/routes"
+
+
+def near_name(pool: str, site: str, of: str) -> str:
+    """Name of the cluster with the members of the cluster ``of``, in the order in which Envoys of a site try them."""
+    return f"{pool}/near/{site}{of.removeprefix(pool)}"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -226,6 +274,17 @@ def _member_cluster(pool: str, member: str, upstream: Upstream) -> bytes:
 @functools.lru_cache(maxsize=64)
 def _any_cluster(pool: str, upstream: Upstream) -> bytes:
     return bytes(_eds_cluster(any_name(pool), ClusterLbPolicy.LEAST_REQUEST, upstream))
+
+
+@functools.lru_cache(maxsize=256)
+def _near_cluster(name: str, upstream: Upstream) -> bytes:
+    """Without checks of its own: every front Envoy has the clusters of all sites, and would check each member anew.
+
+    The control servers' word counts, and a request that reaches nobody goes to the next priority.
+    """
+    cluster = _eds_cluster(name, ClusterLbPolicy.LEAST_REQUEST, upstream)
+    cluster.health_checks = []
+    return bytes(cluster)
 
 
 def _eds_cluster(name: str, policy: ClusterLbPolicy, upstream: Upstream) -> Cluster:
@@ -296,7 +355,22 @@ def _nameless(pool: str, order: tuple[str, ...], upstream: Upstream) -> bytes:
 
 @functools.lru_cache(maxsize=4096)
 def _assignment(name: str, endpoints: tuple[Endpoint, ...]) -> bytes:
-    hosts = [
+    localities = [LocalityLbEndpoints(lb_endpoints=_hosts(endpoints))] if endpoints else []
+    return bytes(ClusterLoadAssignment(cluster_name=name, endpoints=localities))
+
+
+@functools.lru_cache(maxsize=256)
+def _assignment_by_distance(name: str, levels: tuple[tuple[Endpoint, ...], ...]) -> bytes:
+    """The assignment of members by priority: one level is used while any member of it is healthy."""
+    localities = [
+        LocalityLbEndpoints(lb_endpoints=_hosts(level), priority=priority) for priority, level in enumerate(levels)
+    ]
+    policy = ClusterLoadAssignmentPolicy(overprovisioning_factor=NEVER_SPILL)
+    return bytes(ClusterLoadAssignment(cluster_name=name, endpoints=localities, policy=policy))
+
+
+def _hosts(endpoints: Sequence[Endpoint]) -> list[LbEndpoint]:
+    return [
         LbEndpoint(
             endpoint=EndpointMessage(
                 address=socket_address(endpoint.address, endpoint.port),
@@ -306,8 +380,6 @@ def _assignment(name: str, endpoints: tuple[Endpoint, ...]) -> bytes:
         )
         for endpoint in endpoints
     ]
-    localities = [LocalityLbEndpoints(lb_endpoints=hosts)] if hosts else []
-    return bytes(ClusterLoadAssignment(cluster_name=name, endpoints=localities))
 
 
 def _where_to_check(endpoint: Endpoint) -> EndpointHealthCheckConfig:

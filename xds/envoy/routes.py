@@ -130,12 +130,14 @@ class Targets:
     """The clusters that the routes of a pool lead to.
 
     ``slots``: for each slot the cluster that serves it. ``everybody``: where requests without a session key go.
-    ``by_version``: the same for members of one version of the application.
+    ``by_version``: the same for members of one version of the application. ``by_distance``: the members of
+    ``everybody`` have priorities, by their distance from Envoy.
     """
 
     slots: Sequence[str]
     everybody: str
     by_version: "Mapping[str, Targets]" = field(default_factory=dict)
+    by_distance: bool = False
 
 
 def terms_of(view: RoutingView) -> Terms:
@@ -170,7 +172,7 @@ def route_configuration(*, name: str, pool: str, terms: Terms, targets: Targets)
         terms: what the spec says.
         targets: the clusters.
     """
-    routes = _routes_to(_frames(terms, by_priority=True), targets)
+    routes = _routes_to(_frames(terms, by_priority=True, by_distance=targets.by_distance), targets)
     host = VirtualHost(name=name, domains=["*"])
     if terms.per_second is not None:
         host.typed_per_filter_config = limit_of(pool, terms.per_second)
@@ -327,15 +329,18 @@ _PLAIN = (
 
 
 @functools.lru_cache(maxsize=256)
-def _frames(terms: Terms, *, by_priority: bool, place: Place | None = None) -> tuple[_Frame, ...]:
+def _frames(
+    terms: Terms, *, by_priority: bool, by_distance: bool = False, place: Place | None = None
+) -> tuple[_Frame, ...]:
     """What of the routes does not depend on clusters, encoded, in order.
 
-    ``by_priority``: the members of a slot are priorities of its cluster. ``place``: in a table of several pools.
+    ``by_priority``: the members of a slot are priorities of its cluster. ``by_distance``: so are those of the cluster
+    for requests without a session key. ``place``: in a table of several pools.
     """
     kinds = (*(_GRPC if terms.grpc else ()), *_PLAIN)
     sources = key_sources(terms.session_key)
     return tuple(
-        _frame(group, kind, terms, by_priority=by_priority, place=place)
+        _frame(group, kind, terms, by_priority=by_priority if group.policies else by_distance, place=place)
         for group in (by_version(sources, terms.marks) if terms.marks else sources)
         for kind in (_PLAIN[-1:] if group.refused else kinds)
     )
@@ -360,19 +365,20 @@ def _frame(group: KeySource, kind: _Kind, terms: Terms, *, by_priority: bool, pl
     if group.refused:
         route.direct_response = DirectResponseAction(status=503, body=DataSource(inline_string=VERSION_GONE))
         return _Frame(bytes(route), None, keyed, "")
-    action = _action(terms, kind, by_priority=by_priority and keyed)
+    action = _action(terms, kind, by_priority=by_priority, keyed=keyed)
     action.hash_policy = list(group.policies)
     if place is not None and terms.per_second is not None:
         action.rate_limits = counted_for(place.pool)
     return _Frame(bytes(route), bytes(action), keyed, group.version)
 
 
-def _action(terms: Terms, kind: _Kind, *, by_priority: bool) -> RouteAction:
+def _action(terms: Terms, kind: _Kind, *, by_priority: bool, keyed: bool) -> RouteAction:
     """How requests of a kind are sent, but not where to.
 
     gRPC has no time limit but the client's own (``grpc-timeout``), since a server may stream for as long as it likes.
     """
-    retry = _retry_policy(kind.retry_on, terms.retries.attempts, by_priority=by_priority)
+    other_host = not (keyed and by_priority)
+    retry = _retry_policy(kind.retry_on, terms.retries.attempts, by_priority=by_priority, other_host=other_host)
     action = RouteAction(
         timeout=timedelta(seconds=0 if kind.grpc else terms.timeouts.request_seconds),
         idle_timeout=timedelta(seconds=terms.timeouts.idle_seconds),
@@ -397,8 +403,8 @@ def _not_repeatable() -> list[HeaderMatcher]:
     ]
 
 
-def _retry_policy(retry_on: str, attempts: int, *, by_priority: bool) -> RetryPolicy:
-    """Retries at the next member of a slot's order, or else at another host of one cluster.
+def _retry_policy(retry_on: str, attempts: int, *, by_priority: bool, other_host: bool) -> RetryPolicy:
+    """Retries at the next priority, such as the next member of a slot's order, or at another host of a cluster.
 
     The default back-off of 25 ms is for servers that are overloaded; here the next try goes to another one.
     """
@@ -406,15 +412,15 @@ def _retry_policy(retry_on: str, attempts: int, *, by_priority: bool) -> RetryPo
         name="envoy.retry_priorities.previous_priorities",
         typed_config=Any.pack(PreviousPrioritiesConfig(update_frequency=1)),
     )
-    other_host = RetryPolicyRetryHostPredicate(
+    elsewhere = RetryPolicyRetryHostPredicate(
         name="envoy.retry_host_predicates.previous_hosts", typed_config=Any.pack(PreviousHostsPredicate())
     )
     return RetryPolicy(
         retry_on=retry_on,
         num_retries=attempts,
         retry_priority=priority if by_priority else None,
-        retry_host_predicate=[] if by_priority else [other_host],
-        host_selection_retry_max_attempts=0 if by_priority else OTHER_HOST_TRIES,
+        retry_host_predicate=[elsewhere] if other_host else [],
+        host_selection_retry_max_attempts=OTHER_HOST_TRIES if other_host else 0,
         retriable_headers=[HeaderMatcher(name=RETRY_HEADER, string_match=StringMatcher(exact=RETRY_SAFE))],
         retry_back_off=RetryPolicyRetryBackOff(
             base_interval=timedelta(milliseconds=1), max_interval=timedelta(milliseconds=10)

@@ -5,7 +5,7 @@ Apart from :mod:`understudy.xds.envoy.resources`, which makes them, since import
 
 import ipaddress
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -64,7 +64,8 @@ class RoutingView:
     table. Names that are not in ``members`` are left out of the orders. ``late``: most members are so busy that an
     answer that has not come says nothing of who was asked. ``answer_ms``: nearly all answers of the last minute came
     within this time. ``front``: the pool's place at front Envoys that serve several pools, if it has one. ``versions``:
-    who runs which version of the application, if that decides who answers.
+    who runs which version of the application, if that decides who answers. ``sites``: the site of each member, in a
+    pool whose spec has ``sites``.
     """
 
     spec: PoolSpec
@@ -74,3 +75,4 @@ class RoutingView:
     answer_ms: int = 0
     front: Front | None = None
     versions: VersionsView | None = None
+    sites: Mapping[str, str] = field(default_factory=dict)

@@ -171,6 +171,7 @@ def pool_view(cluster: ClusterState) -> RoutingView:
         late=cluster.late,
         answer_ms=cluster.answer_ms,
         versions=_versions(cluster, members) if cluster.spec.versions else None,
+        sites={name: cluster.members[name].site for name in members} if cluster.spec.sites else {},
     )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from understudy.statesync.pool.addresses import split_address
 from understudy.xds.publishing.front_holds import FrontHolds, Held
 from understudy.xds.publishing.front_parts import Composer, Composition, FrontPart, TcpPort
+from understudy.xds.publishing.listener_groups import group_named
 from understudy.xds.publishing.publisher import MERGE_SECONDS
 from understudy.xds.server.cache import CacheError, ResourceCache
 from understudy.xds.server.events import AckEvent
@@ -186,13 +187,13 @@ class FrontPublisher:
 
     async def set_listeners(self, group: str) -> None:
         """Set the listeners of a group of Envoys (:func:`understudy.xds.publishing.listener_groups.group_of`)."""
-        listen, telemetry, traced = (*group.split(" "), "", "")[:3]
+        wanted = group_named(group)
         try:
-            host, _ = split_address(listen)
-            made = _listeners(self._composition, host, telemetry, traced=bool(traced))
+            host, _ = split_address(wanted.listen)
+            made = _listeners(self._composition, host, wanted.telemetry, traced=wanted.traced)
             await self._cache.set(LISTENER, made, group=group)
         except (ValueError, CacheError) as error:
-            logger.warning("no listeners can be made for Envoys that listen at %r: %s", listen, error)
+            logger.warning("no listeners can be made for Envoys that listen at %r: %s", wanted.listen, error)
 
 
 def _listeners(composition: Composition, address: str, telemetry: str, *, traced: bool) -> dict[str, bytes]:

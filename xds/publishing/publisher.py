@@ -40,12 +40,13 @@ class Topology(msgspec.Struct, frozen=True):
     answer_ms: int
     front: Front | None
     versions: VersionsView | None
+    sites: Mapping[str, str]
 
 
 def topology_of(view: RoutingView) -> Topology:
     """The topology of a view."""
     addresses = {name: replace(one, healthy=True) for name, one in view.members.items()}
-    return Topology(view.spec, addresses, view.orders, view.late, view.answer_ms, view.front, view.versions)
+    return Topology(view.spec, addresses, view.orders, view.late, view.answer_ms, view.front, view.versions, view.sites)
 
 
 def no_older(_: ClusterState) -> RoutingView | None:
@@ -59,7 +60,7 @@ def no_front(_: PoolSpec) -> Front | None:
 
 
 async def ignore_spec(_: PoolSpec) -> None:
-    """The default of ``on_spec``: does nothing."""
+    """The default of ``before_spec`` and ``on_spec``: does nothing."""
 
 
 class Publisher:
@@ -72,7 +73,9 @@ class Publisher:
         front_of: the pool's place at front Envoys that serve several pools, given its spec. :meth:`wake` must be called
             when it changes.
         older: the pool with the spec that front Envoys of several pools accepted last, if another one is in force.
-        on_spec: awaited with the spec of each publication except those of health, before ``on_publish`` is called.
+        before_spec: awaited with the spec of each publication except those of health, before the content is in the
+            cache. Afterwards no resource of others may point at one that this spec does not have.
+        on_spec: the same when the content is there, before ``on_publish`` is called.
         merge: seconds between two publications of anything but health.
     """
 
@@ -82,6 +85,7 @@ class Publisher:
         current: Callable[[], ClusterState | None],
         *,
         on_publish: Callable[[], None],
+        before_spec: Callable[[PoolSpec], Awaitable[None]] = ignore_spec,
         on_spec: Callable[[PoolSpec], Awaitable[None]] = ignore_spec,
         front_of: Callable[[PoolSpec], Front | None] = no_front,
         older: Callable[[ClusterState], RoutingView | None] = no_older,
@@ -90,6 +94,7 @@ class Publisher:
         self._cache = cache
         self._current = current
         self._on_publish = on_publish
+        self._before_spec = before_spec
         self._on_spec = on_spec
         self._front_of = front_of
         self._older_view = older
@@ -201,6 +206,7 @@ class Publisher:
         self._at = asyncio.get_running_loop().time()
         try:
             resources = _build(view)
+            await self._before_spec(view.spec)
             await self._cache.set_all(resources, known=_clusters_from_elsewhere(view.spec))
             await self._on_spec(view.spec)
         except (CacheError, ValueError) as error:

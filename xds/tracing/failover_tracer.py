@@ -37,6 +37,7 @@ from understudy.xds.tracing.failover_timing import (
     takeover_change,
 )
 from understudy.xds.tracing.post_failover import could_not_serve, returned_alive
+from understudy.xds.tracing.site_losses import EndedTakeover, SiteLoss, SiteLosses
 from understudy.xds.tracing.untraced_changes import UntracedChange, UntracedChanges
 
 logger = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ class FailoverTracer:
         self._leads = leads
         self._traced: OrderedDict[str, None] = OrderedDict()
         self._untraced = UntracedChanges()
+        self._site_losses = SiteLosses()
         self._deliveries: deque[Delivery] = deque(maxlen=_MAX_DELIVERIES)
         self._started: asyncio.Queue[OwnershipChange] = asyncio.Queue()
         self._changed = asyncio.Event()
@@ -125,11 +127,13 @@ class FailoverTracer:
             death = cluster.deaths.get(member)
             slots = slots_of(cluster, previous, plan.table, member)
             if death is not None and slots:
-                self._start(
-                    takeover_change(
-                        cluster, plan.table, member, written=now, death=death, slots=slots, reports=self._reports
-                    )
+                change = takeover_change(
+                    cluster, plan.table, member, written=now, death=death, slots=slots, reports=self._reports
                 )
+                self._site_losses.began(
+                    change, {order[0]: cluster.site(order[0]) for order in previous.orders if order}
+                )
+                self._start(change)
         planned = handover_change(cluster, plan.table, written=now)
         if planned is not None and plan.table.traceparent != previous.traceparent:
             self._start(planned)
@@ -178,7 +182,32 @@ class FailoverTracer:
             "" if measured else " (unmeasured: it did not end in time)",
         )
         if change.kind == names.KIND_TAKEOVER:
+            self._record_site_loss(self._site_losses.ended(EndedTakeover(change, ended, attributes)))
             await self._watch_after(change)
+
+    def _record_site_loss(self, loss: SiteLoss | None) -> None:
+        """Record the trace of a lost site: from the death of its first member until all are served elsewhere."""
+        if loss is None:
+            return
+        trace = self._telemetry.failover(loss.ids.traceparent)
+        for one in loss.takeovers:
+            link = ((one.change.traceparent, names.TAKEOVER),)
+            trace.phase(
+                names.MEMBER_LOSS,
+                one.change.began,
+                one.ended,
+                {**one.attributes, names.MEMBER: one.change.subject},
+                link,
+            )
+        began, ended = min(one.change.began for one in loss.takeovers), max(one.ended for one in loss.takeovers)
+        trace.root(began, ended, loss.attributes(), name=names.SITE_LOSS)
+        logger.info(
+            "site %s lost: %d members, %.0f ms, trace %s",
+            loss.site,
+            len(loss.takeovers),
+            (ended - began) / 1e6,
+            loss.ids.hex,
+        )
 
     async def _outcome_of(self, change: OwnershipChange) -> _Outcome:
         """Wait for the end, and for the Envoys, until the change's bound."""

@@ -20,9 +20,17 @@ async function send(path, body) {
   }
 }
 
+const limited = act => act === "drain" || act === "site offline";
+const moving = act => act === "rebalance apply" || act === "rebalance undo";
+
 function current() {
-  const limited = wish.act === "drain" || wish.act === "site offline";
-  return { ...wish, duration: limited ? field("for") : "", reason: field("reason"), who: field("who") };
+  return {
+    ...wish,
+    duration: limited(wish.act) ? field("for") : "",
+    rate: moving(wish.act) ? field("rate") : "",
+    reason: field("reason"),
+    who: field("who"),
+  };
 }
 
 async function preview() {
@@ -45,10 +53,12 @@ document.addEventListener("click", event => {
   const button = event.target.closest?.("button[data-act]");
   if (!button) return;
   opener = button;
-  wish = { act: button.dataset.act, target: button.dataset.target };
-  setText(byId("title"), `${wish.act[0].toUpperCase()}${wish.act.slice(1)} ${wish.target}`);
-  byId("for-row").hidden = !(wish.act === "drain" || wish.act === "site offline");
-  for (const name of ["for", "reason"]) byId(name).value = "";
+  const { act, target = "", plan } = button.dataset;
+  wish = { act, target, ...(plan ? { plan: JSON.parse(plan) } : {}) };
+  setText(byId("title"), `${act[0].toUpperCase()}${act.slice(1)} ${target}`);
+  byId("for-row").hidden = !limited(act);
+  byId("rate-row").hidden = !moving(act);
+  for (const name of ["for", "rate", "reason"]) byId(name).value = "";
   setText(byId("unlimited"), wish.act === "drain" ? "no limit" : "2 hours");
   if (!byId("who").readOnly) byId("who").value = localStorage.getItem("understudy-who") ?? "";
   setText(byId("fault"), "");
@@ -58,7 +68,7 @@ document.addEventListener("click", event => {
   preview();
 });
 
-for (const name of ["for", "reason"]) byId(name).addEventListener("input", preview);
+for (const name of ["for", "rate", "reason"]) byId(name).addEventListener("input", preview);
 
 byId("do").addEventListener("click", async () => {
   if (!field("who")) {
@@ -77,7 +87,7 @@ byId("do").addEventListener("click", async () => {
 });
 
 dialog.addEventListener("close", () => {
-  const row = opener?.closest("tr");
+  const row = opener?.closest("tr,.buttons");
   const visible = [...(row?.querySelectorAll("button[data-act]") ?? [])].find(one => one.offsetParent);
   (visible ?? opener)?.focus();
 });
@@ -90,4 +100,4 @@ dialog.querySelector("form").addEventListener("keydown", event => {
   }
 });
 
-for (const button of document.querySelectorAll("button[data-act]")) button.disabled = false;
+for (const button of document.querySelectorAll("button[data-act]:not([data-refused])")) button.disabled = false;

@@ -33,6 +33,7 @@ const SHOWN = {
   moment,
   name: value => value || "none",
   known: value => value ?? "not known",
+  took: value => (value ? `, took ${value}` : ""),
   role: leads => (leads ? "leader" : "standby"),
   order: members => members.join(" > "),
   types: types => types.map(t => `${t.type} ${t.sent}/${t.acked}${t.error ? ` rejected: ${t.error}` : ""}`).join("; "),

@@ -6,7 +6,36 @@ const map = document.getElementById("map");
 const columns = Number(map.dataset.columns);
 const legend = document.getElementById("legend");
 const cells = new Map([...map.querySelectorAll("[role=gridcell]")].map(cell => [cell.id.slice(1), cell]));
-let chosen = null;
+let chosen = null; // the slot under focus
+let shown = null; // the one whose details are shown
+
+// ---- load: read while somebody looks at a slot, since that of all slots in each frame would be much
+
+const LOAD_KEPT = 5000; // ms: members report as often
+const { base } = document.body.dataset;
+let load = {};
+let loadAt = -Infinity;
+
+async function readLoad() {
+  if (now.paused || performance.now() - loadAt < LOAD_KEPT) return;
+  loadAt = performance.now();
+  try {
+    const answer = await fetch(`${base}load.json`);
+    load = answer.ok ? (await answer.json()).slots : {};
+  } catch {
+    load = {}; // the line at the top says that the control server does not answer
+  }
+  if (shown !== null) showLoad();
+}
+
+setInterval(() => shown !== null && !document.hidden && readLoad(), 1000);
+
+function showLoad() {
+  const { calls, sessions } = load[shown] ?? {};
+  for (const [name, value] of Object.entries({ calls, sessions })) {
+    setText(document.querySelector(`[data-d="${name}"]`), value ?? "not known");
+  }
+}
 
 function classes(slot) {
   const single = slot.copies < 2 && slot.owner ? " single" : "";
@@ -32,7 +61,12 @@ function show(key) {
   setText(document.getElementById("detail-slot"), key);
   document.getElementById("detail-hint").hidden = true;
   document.getElementById("detail-facts").hidden = false;
-  for (const one of document.querySelectorAll("[data-d]")) setText(one, values[one.dataset.d]);
+  for (const one of document.querySelectorAll("[data-d]")) {
+    if (one.dataset.d in values) setText(one, values[one.dataset.d]);
+  }
+  shown = key;
+  showLoad();
+  readLoad();
   cells.get(key)?.setAttribute("aria-label", clean(told(slot)));
 }
 

@@ -33,6 +33,7 @@ from understudy.deploy.kubernetes.base.objects import (
     service,
     service_account,
 )
+from understudy.deploy.kubernetes.injection.annotations import ZONE_LABEL
 from understudy.deploy.kubernetes.render.control import host_of
 from understudy.deploy.kubernetes.render.identities import FRONTS, identities
 from understudy.deploy.kubernetes.render.plan import DRAIN_BY_ADMIN, FRONT_TLS_DIRECTORY, Plan, client_ports, digest
@@ -44,6 +45,7 @@ from understudy.statesync.tls.pem_files import PemFiles
 from understudy.telemetry.tracing import names
 
 CONTAINER = "envoy"
+_SITE = "UNDERSTUDY_SITE"
 BOOTSTRAP_FILE = "bootstrap.json"
 DRAIN_SECONDS = 15
 _BOOTSTRAP_DIRECTORY = "/etc/understudy"
@@ -103,7 +105,13 @@ def front_bootstrap(plan: Plan) -> dict[str, Any]:
         status=f"0.0.0.0:{FRONT_STATUS_PORT}",
         shared=True,
         transport_socket=transport_socket(Path(_BOOTSTRAP_DIRECTORY), xds) if plan.certificates else None,
+        site_by_zone=_has_site(plan),
     )
+
+
+def _has_site(plan: Plan) -> bool:
+    """Whether its Envoys are to prefer their own site, which is their zone, as it is that of members."""
+    return not plan.shared and not plan.tcp and any(pool.spec.sites for pool in plan.pools)
 
 
 def configuration(plan: Plan) -> dict[str, str]:
@@ -133,11 +141,12 @@ def _drain(plan: Plan) -> Body:
     return {"sleep": {"seconds": DRAIN_SECONDS}}
 
 
-def arguments() -> tuple[str, ...]:
+def arguments(*, sited: bool = False) -> tuple[str, ...]:
     """Envoy's arguments."""
     return (
         *("--config-path", f"{_BOOTSTRAP_DIRECTORY}/{BOOTSTRAP_FILE}"),
         *("--service-node", "$(POD_NAME)"),
+        *(("--service-zone", f"$({_SITE})") if sited else ()),
         *options(concurrency=2, log_level="warning", drain=DRAIN_SECONDS),
     )
 
@@ -232,16 +241,23 @@ def _deployment(plan: Plan) -> Body:
     }
 
 
+def _environment(plan: Plan) -> list[Body]:
+    said = f"{names.NODE_NAME}=$(POD_NAME)"
+    site: list[Body] = []
+    if _has_site(plan):
+        # As for sidecars: before Kubernetes 1.35 pods do not have this label. The site is then empty, which means none.
+        site = [from_field(_SITE, f"metadata.labels['{ZONE_LABEL}']")]
+        said += f",{names.SITE}={names.SITE_PREFIX}$({_SITE})"
+    return [from_field("POD_NAME", "metadata.name"), *site, {"name": NODE_VARIABLE, "value": said}]
+
+
 def _container(plan: Plan) -> Body:
     return {
         "name": CONTAINER,
         "image": plan.images.envoy,
         "command": ["envoy"],
-        "args": list(arguments()),
-        "env": [
-            from_field("POD_NAME", "metadata.name"),
-            {"name": NODE_VARIABLE, "value": f"{names.NODE_NAME}=$(POD_NAME)"},
-        ],
+        "args": list(arguments(sited=_has_site(plan))),
+        "env": _environment(plan),
         "ports": [*(port(one.name, one.listens) for one in _ports(plan)), port("status", FRONT_STATUS_PORT)],
         "readinessProbe": http_probe("/ready", "status", period=2, failures=3),
         "lifecycle": {"preStop": _drain(plan)},

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-import shutil
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.harness.chromium import CHROMIUM, FLAGS
 from tests.harness.commands import Commands
 from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.places import ROOT
@@ -19,6 +20,8 @@ from tests.harness.sidecars import PATIENT
 from tests.harness.waiting import until
 from understudy.deploy.console.render import PAGES
 from understudy.deploy.console.security import POLICY
+from understudy.deploy.data.rebalance import PLACEMENT_KIND, PLAN_KIND
+from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.local.local_layout import LocalSettings
 from understudy.deploy.local.local_pool import LocalPool
 from understudy.statesync.etcd.client import EtcdClient
@@ -29,14 +32,7 @@ from understudy.statesync.pool.spec_reader import parse_spec
 playwright = pytest.importorskip("playwright.async_api")
 axe_core = pytest.importorskip("axe_playwright_python")
 
-CHROMIUM = shutil.which("chromium")
 SHOTS = ROOT / "console-screenshots"
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    # Processes are most of what a browser costs here: one for all pages, none for drawing.
-    *("--renderer-process-limit=1", "--in-process-gpu", "--disable-gpu-rasterization", "--disable-extensions"),
-]
 AXE = Path(axe_core.__file__).with_name("axe.min.js").read_text()
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 FIND_FAULTS = """async tags => {
@@ -111,7 +107,9 @@ class Desk:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
-    spec = parse_spec(f"pool: cart\nslots: 16\ncopies: 2\n{PATIENT}", where="test")
+    spec = parse_spec(
+        f'pool: cart\nslots: 16\ncopies: 2\nbalance: {{by: sessions, mode: "off"}}\n{PATIENT}', where="test"
+    )
     settings = LocalSettings(tmp_path_factory.mktemp("console"), spec, members=3, sites=("east", "west"))
     async with (
         LocalPool(settings) as pool,
@@ -176,7 +174,13 @@ async def test_the_browser_enforces_the_policy(desk: Desk) -> None:
 async def test_pages_can_be_read_without_scripts(desk: Desk) -> None:
     async with desk.window(java_script_enabled=False) as window:
         page = await window.new_page()
-        texts = {"": "All 16 slots are served", "members": "cart-2", "failovers": "Failovers", "slots": "cart-1"}
+        texts = {
+            "": "All 16 slots are served",
+            "members": "cart-2",
+            "failovers": "Failovers",
+            "slots": "cart-1",
+            "plans": "its standby takes over",
+        }
         for path, text in texts.items():
             await page.goto(desk.base + path)
             assert text in await page.locator("body").inner_text()
@@ -228,6 +232,73 @@ async def test_eight_tabs_are_live_and_a_drain_by_keyboard_alone_shows_in_all(de
     assert (await command(desk, "undrain", "cart-2"))[0] == 0
 
 
+async def tab_to(page: Any, wanted: str) -> None:
+    """Press Tab until the element has the focus."""
+    for _ in range(60):
+        if await page.locator(f"{wanted}:focus").count():
+            return
+        await page.keyboard.press("Tab")
+    raise AssertionError(f"{wanted} cannot be reached by Tab")
+
+
+async def act_by_keyboard(page: Any, act: str, command: str, rate: str = "") -> None:
+    """Do an act with the keyboard alone, when the dialog shows the ``command`` that does the same."""
+    await tab_to(page, f"button[data-act='{act}']")
+    await page.keyboard.press("Enter")
+    await tab_to(page, "#act-rate" if rate else "#act-reason")
+    await page.keyboard.type(rate or "peak")
+    if rate:
+        await tab_to(page, "#act-reason")
+        await page.keyboard.type("peak")
+    await tab_to(page, "#act-who")
+    await page.keyboard.press("Control+A")
+    await page.keyboard.type("anna")
+    await page.locator("#act-command", has_text=command).wait_for()
+    assert await page.locator("#act-fault").inner_text() == ""
+    await tab_to(page, "#act-do")
+    await page.keyboard.press("Enter")
+    await page.locator("#act").wait_for(state="hidden")
+
+
+async def test_a_plan_is_applied_undone_and_aborted_by_keyboard_and_audited_as_by_the_command(desk: Desk) -> None:
+    state, _ = await read_pool(desk.etcd, "cart")
+    mine = [slot for slot, at in state.owners.items() if at.record.active == "cart-1"][:3]
+    placement = {"kind": PLACEMENT_KIND, "pool": "cart", "actives": {"cart-2": ", ".join(map(str, mine))}}
+    file = desk.pool.settings.directory / "placement.json"
+    file.write_text(json.dumps(placement))
+    assert (await command(desk, "rebalance", "import", str(file), "--rate", "1000", "--yes"))[0] == 0
+    async with desk.window() as window:
+        page = await desk.open(window, "plans?by=count&over=0.01")
+        await page.locator("[data-stands=done]").wait_for()
+        moves = await page.locator("table:has(th:text-is('From')) tbody tr").count()
+        assert moves
+        exported = await (await page.request.get(f"{desk.base}plan.json?by=count&over=0.01")).json()
+        assert (exported["kind"], len(exported["moves"])) == (PLAN_KIND, moves)
+        told = "rebalance apply --by count --over 0.01 --rate 1000 --reason peak --pool cart"
+        await act_by_keyboard(page, "rebalance apply", told, rate="1000")
+        done = page.locator("[data-stands=done] .sentence", has_text=f"by count: done, {moves} of {moves} slots moved")
+        await done.wait_for()
+
+        await act_by_keyboard(page, "rebalance undo", "rebalance undo --rate 999 --reason peak --pool cart", "999")
+        await page.locator("[data-stands=done] .sentence", has_text="undo of count: done").wait_for()
+        words = ("apply", "--by", "count", "--over", "0.01", "--rate", "1000", "--yes", "--reason", "peak")
+        assert (await command(desk, "rebalance", *words))[0] == 0
+
+        await act_by_keyboard(page, "rebalance undo", "rebalance undo --rate 0.01 --reason peak --pool cart", "0.01")
+        await page.locator("[data-stands=running]").wait_for()
+        await act_by_keyboard(page, "rebalance abort", "rebalance abort --reason peak --pool cart")
+        await page.locator("[data-stands=aborted]", has_text="aborted by anna").wait_for()
+        assert await page.locator("button[data-act='rebalance undo']").is_visible()
+    assert desk.said == []
+    records = json.loads((await command(desk, "audit", "-o", "json"))[1])["records"]
+    first, last = [row for row in records if row["what"] == "rebalance apply"]
+    assert (first["who"], first["what"]) == ("anna", last["what"])
+    for name in ("chain", "why", "undo"):
+        assert first[name] == last[name]
+    assert first["detail"].split()[2:4] == last["detail"].split()[2:4], "by what"
+    assert {"rebalance undo", "rebalance abort"} <= {row["what"] for row in records if row["who"] == "anna"}
+
+
 async def test_a_refused_act_says_why(desk: Desk) -> None:
     async with desk.window() as window:
         page = await desk.open(window, "members")
@@ -247,7 +318,7 @@ async def test_hostile_text_stays_text_on_every_page(desk: Desk) -> None:
         await desk.etcd.put(keys.site_intent(text.replace("/", "|")), Intent(site=text, since=1.0).encode())
     async with desk.window() as window:
         page = await window.new_page()
-        for path in ("", "slots", "members", f"failovers/{1:032x}", "audit", "explain", "failovers"):
+        for path in ("", "slots", "members", "plans", f"failovers/{1:032x}", "audit", "explain", "failovers"):
             await desk.open(window, path, page)
             assert await page.evaluate("window.taken ?? 0") == 0
             assert await page.locator("img, main svg:not(.bar), main script").count() == 0
@@ -273,6 +344,8 @@ async def test_a_killed_member_shows_on_the_map_and_its_failover_is_the_trace(de
         tab = await desk.open(window, "slots")
         letters = "[...document.querySelectorAll('[role=gridcell]')].map(cell => cell.textContent)"
         assert set(await tab.evaluate(letters)) == {"A", "B", "C"}
+        await tab.locator("#s0").focus()
+        await tab.locator("[data-d=sessions]", has_text=re.compile(r"^\d+$")).wait_for()
         failovers = await desk.open(window, "failovers")
         known = await failovers.locator("tbody tr").count()
         victims = [one.name for one in desk.pool.processes.all if one.name.partition("/")[0] == "cart-1"]

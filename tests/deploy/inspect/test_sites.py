@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from understudy.deploy.common.console_style import Terminal
+from understudy.deploy.inspect.fronts import share_at_home
 from understudy.deploy.inspect.sites import lagging_slots, sites_table, sites_view
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.keys import PoolKeys
@@ -131,6 +132,15 @@ def test_the_table_says_what_a_loss_costs_and_each_problem_with_its_remedy(capsy
     assert "1 slots go on from memory elsewhere" in said
     assert "1 slots may lose replicas writes of the last 1000 ms, of at most 3 sessions; no sync write is lost" in said
     assert "! site west is offline for 2 h 5 min: understudy site online west" in said
+
+
+def test_the_share_of_requests_at_home_is_that_of_all_control_servers(capsys: pytest.CaptureFixture[str]) -> None:
+    answers = [{"window_seconds": 300.0, "sites": {"east": {"at_home": 998, "away": 1}}}, "no answer", {"fronts": []}]
+    shares = share_at_home([*answers, answers[0]])
+    assert shares == {"east": {"at_home": 1996, "away": 2, "window_seconds": 300.0}}
+    Terminal().print(sites_table(view_of(pool([ORDER]), shares=shares), NOW))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "front Envoys of site east: 99.8 % of 1998 requests with a session key went to its own members" in said
 
 
 @pytest.mark.parametrize(

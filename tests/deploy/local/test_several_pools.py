@@ -63,6 +63,22 @@ def test_one_envoy_and_one_control_server_serve_all_of_them() -> None:
     assert sidecar[sidecar.index("--pool") + 1] == "desk"
 
 
+def sites_of_fronts(first: PoolSpec, *more: PoolSpec) -> list[str]:
+    """The ``--site`` of each front Envoy of pools with members on two sites."""
+    settings = LocalSettings(Path("x"), first, more=more, members=2, sites=("east", "west"), listen="127.0.0.1:8080")
+    layout = Layout.decode(plan_layout(settings, PortPicker()).encode())
+    commands = [one.command for one in programs(settings, layout, "etcd") if "envoy" in one.command]
+    return [command[command.index("--site") + 1] if "--site" in command else "" for command in commands]
+
+
+def test_each_site_of_a_spec_has_a_front_envoy_unless_envoys_make_no_difference_between_sites() -> None:
+    sites = {"east": {"weight": 50}, "west": {"weight": 50}}
+    with_sites = PoolSpec.model_validate({"pool": "cart", "sites": sites})
+    assert sites_of_fronts(with_sites) == ["east", "west"]
+    assert sites_of_fronts(PoolSpec(pool="cart")) == [""]
+    assert sites_of_fronts(*placed(with_sites, spec("desk"))) == [""]
+
+
 @pytest.mark.parametrize(
     ("front", "address", "command"),
     [

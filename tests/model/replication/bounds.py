@@ -70,6 +70,7 @@ LARGE = {
     "a late frame of an old active": Bounds(members=3, sync=3, writes=2, claims=0, delayed=1, before="deposed"),
     "a restart in the middle of a growth": Bounds(members=3, deaths=1, restarts=1, growths=1),
     "a loss after a takeover": Bounds(claims=2, deaths=2, restarts=1, saves=1),
+    "several former actives live": Bounds(members=3, sync=3, claims=3, deaths=1),
     "a former active claims, and reads": Bounds(claims=2, deaths=1, saves=1, shrinks=1, reads=True),
     "a shrink, and all is saved": Bounds(shrinks=1, memory_changes=1, saves=2),
     "reads of three": Bounds(members=3, sync=3, questions=1),

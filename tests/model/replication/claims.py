@@ -36,7 +36,10 @@ def send(world: World, change: Change) -> World:
 def claims(
     world: World, rules: Rules, bounds: Bounds, number: int, member: Member, *, quiet: bool = False
 ) -> Iterator[tuple[str, Change]]:
-    """The claims that a member may make by what it knows, in words. ``quiet``: the owner has given the slot up."""
+    """The claims that a member may make by what it knows, in words, and how it lets others claim.
+
+    ``quiet``: the owner has given the slot up.
+    """
     me, view = (number, member.boot), member.view
     now, epoch = agreed(view, rules), view.owner.epoch + rules.claims_raise_the_epoch
     compares, answered = view.revisions, bounds.answers
@@ -49,6 +52,10 @@ def claims(
     dead = _dead(world, rules, view)
     if world.word and (world.word == view.owner.epoch or not rules.words_are_about_one_epoch):
         dead = (now.members | now.former | {view.owner.active}) - {me}
+    left = sync_set.resigned(now, view.owner.active, me, dead)
+    if left is not None:
+        record = SyncRecord(0, view.owner.epoch, left)
+        yield "resigns", Change("resign", me, compares, None, record, both=True)
     found = sync_set.claim(now, view.owner.active, me, dead)
     if found is None or (bounds.answers and found.source is Source.MEMORY and not member.follows):
         return
@@ -85,7 +92,7 @@ def claimed(world: World, rules: Rules, change: Change) -> World:
         number = change.sender[0]
         world = with_member(world, number, world.members[number]._replace(log=world.checkpoint))
         change = change._replace(owner=owner._replace(source=Source.MEMORY))
-    return spend(send(world, change), "claims")
+    return send(world, change) if change.kind == "resign" else spend(send(world, change), "claims")
 
 
 def began(world: World, rules: Rules, number: int, member: Member, source: Source) -> World:

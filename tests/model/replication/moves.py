@@ -151,6 +151,8 @@ def _carry_out(world: World, change: Change) -> World:
     if change.kind == "loss":
         world = _lost(world, change)
     (owner, sync), (first, second) = records, records.revisions
+    if change.kind == "resign":
+        world = world._replace(resigned=world.resigned | {(change.sender, owner.epoch)})
     if change.owner is not None:
         if change.owner.epoch < owner.epoch + (change.kind != "leave"):
             raise Violation(f"epochs rise: {change.owner.epoch} after {owner.epoch}")
@@ -205,7 +207,7 @@ def _heard_saved(world: World, word: Saved) -> World:
 def _lost(world: World, change: Change) -> World:
     """A loss: what etcd lacks has died with everybody else who had it, and nothing ``sync`` is missing.
 
-    If an operator has said so, it is given up whoever has it.
+    A former active that has resigned has given it up. If an operator has said so, it is given up whoever has it.
     """
     left = frozenset(world.checkpoint)
     missing = world.acknowledged - left
@@ -214,8 +216,9 @@ def _lost(world: World, change: Change) -> World:
     epoch = world.records.owner.epoch
     if epoch == world.word:
         world = world._replace(forsaken=epoch)
+    given_up = {change.sender} | {process for process, then in world.resigned if then == epoch}
     for write, holder in sorted(world.holders):
-        if epoch != world.word and write in missing and holder != change.sender and runs(world, holder):
+        if epoch != world.word and write in missing and holder not in given_up and runs(world, holder):
             raise Violation(f"nothing is given up while somebody has it: {name_of(holder[0])} has w{write}")
     return world._replace(acknowledged=world.acknowledged & left, seen=world.seen & left)
 

@@ -226,6 +226,7 @@ class World(NamedTuple):
 
     ``acknowledged`` are the writes that clients were told of, ``synced`` those of class ``sync`` among them, ``seen``
     those that a reader was shown. ``holders`` tells which processes had a write when it was acknowledged.
+    ``resigned``: former actives that have resigned, each in an epoch.
     ``expired`` are the questions that nobody may count on any more; ``askers`` has who asked which. ``markers`` are
     the members' commit markers. ``passed`` is the revision of which all looks sent before it have surely outlived their
     read deadline. ``word`` is the epoch about which an operator has said that everybody who has its writes is gone;
@@ -240,6 +241,7 @@ class World(NamedTuple):
     synced: frozenset[int] = frozenset()
     seen: frozenset[int] = frozenset()
     holders: frozenset[tuple[int, Process]] = frozenset()
+    resigned: frozenset[tuple[Process, int]] = frozenset()
     askers: tuple[Process, ...] = ()
     expired: frozenset[int] = frozenset()
     markers: tuple[int, ...] = ()

@@ -10,6 +10,7 @@ import pytest
 from understudy.proxy.front.binary import find_envoy
 from understudy.proxy.front.bootstrap import XDS_CLUSTER, bootstrap
 from understudy.statesync.pool.front_node import cluster_of_front
+from understudy.telemetry.tracing.names import COUNT_SERVED
 
 SETTINGS: dict[str, Any] = {
     "node_id": "front-1",
@@ -48,6 +49,14 @@ def test_the_node_says_who_it_is_and_where_it_listens():
     }
 
 
+def test_an_envoy_with_a_site_names_it_and_counts_the_requests_of_each_member():
+    made = bootstrap(**SETTINGS, site="east")
+    assert made["node"]["metadata"]["understudy"]["site"] == "east"
+    assert "site:east" in json.dumps(made["stats_sinks"])
+    of_all = json.dumps(bootstrap(**SETTINGS)["stats_sinks"])
+    assert [COUNT_SERVED in text for text in (json.dumps(made["stats_sinks"]), of_all)] == [True, False]
+
+
 def test_all_control_servers_are_endpoints_of_one_cluster():
     (cluster,) = bootstrap(**SETTINGS)["static_resources"]["clusters"]
     hosts = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
@@ -63,6 +72,7 @@ def test_all_control_servers_are_endpoints_of_one_cluster():
         ({"listen": "localhost:10000"}, "IP addresses, not on names"),
         ({"listen": "127.0.0.1:0"}, "clients need a port"),
         ({"admin": "9901"}, "not HOST:PORT"),
+        ({"pool": cluster_of_front(()), "listen": "0.0.0.0:0", "site": "east"}, "prefers no site"),
     ],
 )
 def test_what_cannot_work_is_refused_in_words(wrong: dict[str, Any], says: str):

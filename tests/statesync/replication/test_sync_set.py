@@ -18,6 +18,7 @@ from understudy.statesync.replication.sync_set import (
     handed_over,
     held,
     needed,
+    resigned,
     savable,
     visible,
     with_learner,
@@ -174,8 +175,39 @@ def test_who_may_claim_a_slot_of_a_lost_active(
     assert claim(agreed, A, me, dead) == how
 
 
+@pytest.mark.parametrize(
+    ("me", "dead", "left"),
+    [
+        (D, (A, B), (C,)),
+        (C, (A, B), None),  # the first that lives claims
+        (D, (A, B, C), None),
+        (D, (A,), None),  # the set is not gone
+        (D, (), None),
+        (B2, (A, B), None),  # it was none
+    ],
+)
+def test_of_several_former_actives_all_but_the_first_resign(
+    me: Process, dead: tuple[Process, ...], left: tuple[Process, ...] | None
+) -> None:
+    agreed = of(A, B, memory=True, former=(C, D))
+    assert resigned(agreed, A, me, dead) == (of(A, B, memory=True, former=left) if left is not None else None)
+
+
 PROCESSES = [A, B, C, D, B2]
 SETS = st.sets(st.sampled_from(PROCESSES))
+
+
+@given(members=SETS, memory=st.booleans(), former=SETS, alive=SETS)
+def test_somebody_may_claim_whoever_has_died_once_all_have_resigned_who_do(
+    members: set[Process], memory: bool, former: set[Process], alive: set[Process]
+) -> None:
+    """Two former actives waited for each other, and their slot was not served again."""
+    agreed = SyncSet(frozenset(members | {A}), memory, frozenset(former - {A}) if memory else frozenset())
+    alive = alive - {A} or {C}
+    dead = frozenset(PROCESSES) - alive
+    for me in sorted(alive):
+        agreed = resigned(agreed, A, me, dead) or agreed
+    assert any(claim(agreed, A, me, dead) for me in alive)
 
 
 @given(members=SETS, memory=st.booleans(), former=SETS, lost=SETS, other=st.sampled_from(PROCESSES), numbers=st.data())

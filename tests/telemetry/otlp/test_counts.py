@@ -65,6 +65,17 @@ def test_an_envoy_of_several_pools_tells_of_each_and_hosts_of_a_pool_are_added()
     assert (batch.periods, batch.refused) == ((), 0)
 
 
+def test_an_envoy_with_a_site_tells_how_many_requests_it_sent_to_which_member():
+    request = of_pools(
+        understudy__member__requests=[({"understudy.member": "cart-1"}, 7), ({"understudy.member": "cart-2"}, 2)]
+    )
+    request.resource_metrics[0].resource.attributes.append(text_attribute("understudy.site", "site:east"))
+    (front,) = read_otlp_metrics(request.SerializeToString()).fronts
+    assert (front.site, front.served) == ("east", {"cart-1": 7, "cart-2": 2})
+    request.resource_metrics[0].resource.attributes[-1].value.string_value = "site:"
+    assert read_otlp_metrics(request.SerializeToString()).fronts[0].site == "", "of a pod without a zone"
+
+
 def durations(bounds: list[float], counts: list[int], *, temporality: int = DELTA, points: int = 1):
     """A request with a histogram, as Envoy 1.40 makes it; the last count is of what is above all bounds."""
     request = export({})

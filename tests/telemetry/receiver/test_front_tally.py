@@ -112,3 +112,13 @@ def test_whoever_makes_names_up_is_counted_and_takes_no_more_memory(
     tally.counted([front(1, node="new", **{"cart-new": 1})])
     assert list(tally.recent()) == [("new", "", Kind.REQUESTS)]
     assert list(tally.unreachable(lasting=0)) == [("new", "cart-new")]
+
+
+def test_requests_of_a_sites_envoys_are_at_home_or_away_by_the_member_that_got_them(clock: Clock):
+    sites = {"cart-1": "east", "cart-2": "west"}
+    tally = FrontTally(clock, site_of=sites.get)
+    served = {"cart-1": 9, "cart-2": 1, "nobody": 5}
+    tally.counted([FrontCount("front-1", 0, 0, {}, site="east", served=served)] * 2)
+    tally.counted([FrontCount("front-2", 0, 0, {}, served=served)])
+    assert tally.by_site == {("east", Kind.AT_HOME): 18, ("east", Kind.AWAY): 2}
+    assert tally.recent() == {("front-1", "east", Kind.AT_HOME): 18, ("front-1", "east", Kind.AWAY): 2}

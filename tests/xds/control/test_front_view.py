@@ -64,3 +64,13 @@ def test_prometheus_hears_of_slots_without_an_active_and_of_members_that_are_los
     seen[0] = None  # nothing is known before etcd has been read
     assert value("pool_slots", kind="total") is None
     assert value("front_unreachable") == 0
+
+
+def test_the_share_at_home_is_told_by_site_to_the_command_and_to_prometheus():
+    registry = CollectorRegistry()
+    tally = FrontTally(lambda: 0.0, site_of={"a": "east", "b": "west"}.get)
+    tally.counted([FrontCount(node, 0, 0, {}, site="east", served={"a": 3, "b": 1}) for node in ("front-1", "front-2")])
+    PoolMetrics(registry, lambda: None, dict, tally)
+    assert fronts_view(None, tally, NOW)["sites"] == {"east": {"at_home": 6, "away": 2}}
+    at_home = {"site": "east", "served": "at_home"}
+    assert registry.get_sample_value("understudy_front_site_requests_total", at_home) == 6

@@ -95,6 +95,25 @@ def test_one_part_after_the_other_can_be_applied_by_its_label(objects):
             assert {named["ConfigMap", config["name"]] for config in configs} <= {wanted}
 
 
+def test_front_envoys_of_a_pool_with_sites_take_their_zone_for_their_site(tmp_path):
+    def front(name, spec):
+        directory = tmp_path / name
+        directory.mkdir()
+        _, out = render(directory, spec=spec)
+        objects = load(out / "base")
+        (deployment,) = (one for one in objects if one["kind"] == "Deployment" and "front" in one["metadata"]["name"])
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        said = next(one["value"] for one in container["env"] if one["name"] == "OTEL_RESOURCE_ATTRIBUTES")
+        return container["args"], said, "understudy.member.requests" in json.dumps(objects)
+
+    arguments, said, counts = front("sites", SPEC + "sites: {a: {weight: 1}, b: {weight: 1}}\n")
+    assert arguments[arguments.index("--service-zone") + 1] == "$(UNDERSTUDY_SITE)"
+    assert said.endswith("understudy.site=site:$(UNDERSTUDY_SITE)")
+    assert counts
+    arguments, said, counts = front("none", SPEC)
+    assert ("--service-zone" in arguments, "site" in said, counts) == (False, False, False)
+
+
 def test_another_spec_is_another_job_and_the_same_one_is_the_same(tmp_path):
     names = []
     for number, spec in enumerate((SPEC, SPEC, SPEC + "copies: 2\n")):
