@@ -12,7 +12,7 @@ from understudy.deploy.cli.main import COMMANDS
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_front import Front
-from understudy.statesync.pool.spec_parts import Balance, CheckSpec, Mesh
+from understudy.statesync.pool.spec_parts import Balance, CheckSpec, Mesh, Prefer
 from understudy.statesync.pool.spec_reader import parse_spec
 from understudy.statesync.pool.spec_tcp import Tcp
 from understudy.statesync.pool.spec_versions import Versions
@@ -42,6 +42,7 @@ def test_the_spec_on_the_page_has_every_key_that_a_spec_may_have() -> None:
     everything = PoolSpec(pool="cart").model_dump()
     everything |= {"tcp": Tcp().model_dump(), "mesh": Mesh(host="a.b").model_dump()}
     everything |= {"front": Front(port=80).model_dump(), "balance": Balance().model_dump()}
+    everything |= {"prefer": Prefer(zones=("a",)).model_dump()}
     everything |= {"versions": Versions(new_sessions="v2").model_dump()}
     assert keys_of(shown) - {"members.cart-1", "sites.east"} == keys_of(everything)
     assert {key for check in shown["checks"] for key in check} == CheckSpec.model_fields.keys()
@@ -60,6 +61,7 @@ def test_every_value_on_the_page_is_the_default_where_there_is_one() -> None:
         "tenant",
         "members",
         "sites",
+        "prefer",
         "tcp",
         "checks",
         "mesh",

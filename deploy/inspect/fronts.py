@@ -50,7 +50,8 @@ def place_warnings(statuses: Iterable[Any]) -> Iterable[str]:
     """A warning if front Envoys of several pools do not serve the pool as its spec says, from ``/v1/status``."""
     faults = {status.get("xds", {}).get("front_fault", "") for status in statuses if isinstance(status, dict)}
     for fault in sorted(faults - {""}):
-        yield f"front Envoys of several pools do not serve this pool as its spec says: {fault}"
+        advice = "" if "rejects" not in fault else "; correct the spec and apply it"
+        yield f"front Envoys of several pools do not serve this pool as its spec says: {fault}{advice}"
 
 
 def fronts_view(answers: Iterable[Any]) -> list[View]:

@@ -123,12 +123,10 @@ def slot_table(view: View, *, every: bool) -> RenderableType:
 
 
 def _why_not_further(view: View) -> list[Text]:
-    """A line for each reason why copies are not apart at a higher level."""
+    """A line for each reason why copies are not apart at a higher level, and one if the spec prefers members."""
     reasons = {(row["apart"]["level"], row["apart"]["why"]) for row in view["slots"] if row["apart"]["why"]}
-    return [
-        Text(f"copies are apart by {level}: {why}" if level != "none" else why, style="dim")
-        for level, why in sorted(reasons)
-    ]
+    lines = [f"copies are apart by {level}: {why}" if level != "none" else why for level, why in sorted(reasons)]
+    return [Text(line, style="dim") for line in (*lines, view["prefers"]) if line]
 
 
 def explain_table(view: View) -> RenderableType:
@@ -148,6 +146,8 @@ def explain_table(view: View) -> RenderableType:
     table.add_row("backups", ", ".join(order[2:]) or "none")
     apart = view["apart"]
     table.add_row("copies apart by", Text(apart["level"] + (f": {apart['why']}" if apart["why"] else "")))
+    if view["prefers"]:
+        table.add_row("preference", Text(view["prefers"]))
     if restored := view["restored"]:
         table.add_row("restored", Text(f"{utc_time(restored['at'])}, and not written since: {_missing(restored)}"))
     session = view["session"]

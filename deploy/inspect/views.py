@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from understudy.deploy.inspect.member_views import MemberReport, View, member_views, order_of, slots_of
-from understudy.deploy.inspect.placement import Distances
+from understudy.deploy.inspect.placement import Distances, preference
 from understudy.deploy.inspect.query import unreadable_spec
 from understudy.deploy.inspect.site_losses import lost_sites
 from understudy.statesync.etcd.client import EndpointStatus
@@ -118,6 +118,7 @@ def table_view(state: PoolState, slots: Iterable[int] | None = None) -> View:
         "pool": state.keys.pool,
         "generation": table.generation if table else None,
         "offline": list(table.offline) if table else [],
+        "prefers": preference(state),
         "slots": [_slot_view(state, slot, distances) for slot in wanted],
     }
 
@@ -161,6 +162,7 @@ def explain_view(
         "read_as": hashed.read_as,
         "hashed": hashed.text,
         **(_NO_SLOT if slot is None else _slot_view(state, slot, Distances(state))),
+        "prefers": "" if slot is None else preference(state),
         "session": _session_view(found, now_ms, body=body) if found else None,
         "restored": None if slot is None else _restored_view(state, found, found.slot if found else slot, now_ms),
     }

@@ -1,8 +1,9 @@
 """One record of the audit log: what it says, and how it is stored. Pure.
 
 A pool has two chains of records. Commands of operators append to one, and the leading control server to the other. So
-no command can delay a decision. The records of a chain are numbered from 1 without gaps. Each names the digest of the
-record before it, so that a missing or altered record shows (:mod:`understudy.statesync.audit.chain`).
+no command can delay a decision. What any control server may find, such as a hold at front Envoys, is in the first one.
+The records of a chain are numbered from 1 without gaps. Each names the digest of the record before it, so that a
+missing or altered record shows (:mod:`understudy.statesync.audit.chain`).
 """
 
 import hashlib

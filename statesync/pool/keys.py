@@ -76,6 +76,11 @@ class PoolKeys(AuditKeys):
         return f"{self.prefix}spec"
 
     @cached_property
+    def front_spec(self) -> str:
+        """The newest spec that front Envoys of several pools accepted. It stands between the spec and the table."""
+        return f"{self.prefix}spec-at-fronts"
+
+    @cached_property
     def table(self) -> str:
         """The slot table; written by the leading control server."""
         return f"{self.prefix}table"

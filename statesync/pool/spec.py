@@ -35,6 +35,7 @@ from understudy.statesync.pool.spec_parts import (
     Objectives,
     Outliers,
     Predictive,
+    Prefer,
     Replication,
     Retries,
     Seconds,
@@ -50,7 +51,7 @@ class SpecError(ValueError):
     """A pool spec that cannot be used; the text has one line per fault."""
 
 
-NEWER_KEYS = ("stable_for", "durability_rules", "predictive", "priority", "priority_rules", "sites")
+NEWER_KEYS = ("stable_for", "durability_rules", "predictive", "priority", "priority_rules", "sites", "prefer")
 """Keys that release 0.1.0 does not know."""
 
 
@@ -78,6 +79,7 @@ class PoolSpec(StrictModel):
     priority_rules: Annotated[tuple[PriorityRule, ...], Field(max_length=50)] = ()
     members: dict[Name, MemberSpec] = Field(default_factory=dict)
     sites: dict[Name, SiteSpec] = Field(default_factory=dict)
+    prefer: Prefer | None = None
     limits: Limits = Limits.model_construct()
     objectives: Objectives = Objectives.model_construct()
     session_ttl: Annotated[int, Field(ge=1, le=31_536_000)] = 3600
@@ -192,6 +194,24 @@ class PoolSpec(StrictModel):
             raise ValueError("sites: they share the slots by number; leave balance out, or say {by: count}")
         if not any(site.weight for site in self.sites.values()):
             raise ValueError("sites: at least one site needs a weight above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _prefers_without_contradiction(self) -> "PoolSpec":
+        if self.prefer is None:
+            return self
+        if self.mode == "active_standby" and self.recovery != "prefer_priority":
+            raise ValueError(
+                "prefer: with recovery: keep_current the active stays active; say recovery: prefer_priority, so that a "
+                "preferred member becomes active again, or leave prefer out"
+            )
+        if self.sites:
+            raise ValueError(
+                "prefer: the weights in sites say already where slots are; leave prefer out, or write "
+                "prefer: {sites: [...]} in place of sites"
+            )
+        if self.balances_by_load:
+            raise ValueError("prefer: a pool that balances by load uses all members; leave prefer or balance out")
         return self
 
     @functools.cached_property

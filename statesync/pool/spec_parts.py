@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from understudy.statesync.pool.separation import Place
 from understudy.telemetry.timing.duration import parse_duration
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
@@ -54,6 +55,41 @@ class SiteSpec(StrictModel):
     """A site's part of the slots: its ``weight``, of the sum of the weights of all sites. 0: the site stands by."""
 
     weight: Annotated[int, Field(ge=0, le=1000)]
+
+
+Where = Annotated[str, Field(min_length=1, max_length=253)]
+"""A zone, host or site as members name theirs."""
+
+
+class Prefer(StrictModel):
+    """The members that are active while they may have slots. A member is preferred if any of the lists names it.
+
+    The lists name members, or the zones, hosts or sites that members run in.
+    """
+
+    members: Annotated[tuple[Name, ...], Field(max_length=100)] = ()
+    zones: Annotated[tuple[Where, ...], Field(max_length=100)] = ()
+    hosts: Annotated[tuple[Where, ...], Field(max_length=100)] = ()
+    sites: Annotated[tuple[Where, ...], Field(max_length=100)] = ()
+
+    @model_validator(mode="after")
+    def _names_somebody(self) -> "Prefer":
+        if not (self.members or self.zones or self.hosts or self.sites):
+            raise ValueError("name members, zones, hosts or sites, such as {zones: [a]}; or leave prefer out")
+        return self
+
+    def why(self, member: str, place: Place) -> str:
+        """Which entry names a member that runs at ``place``; '' if none does."""
+        if member in self.members:
+            return f"member {member}"
+        for level, found, wanted in (
+            ("zone", place.zone, self.zones),
+            ("host", place.host, self.hosts),
+            ("site", place.site, self.sites),
+        ):
+            if found in wanted:
+                return f"{level} {found}"
+        return ""
 
 
 class Limits(StrictModel):

@@ -53,6 +53,7 @@ class Changed(Flag):
     CONTROLS = auto()
     LEADER = auto()
     FAILOVERS = auto()
+    FRONT_SPEC = auto()
     INTENTS = auto()
     SYNC_SETS = auto()
     MOVES = auto()
@@ -70,6 +71,8 @@ class PoolState(msgspec.Struct):
 
     keys: PoolKeys
     spec: At[PoolSpec] | None = None
+    front_spec: At[PoolSpec] | None = None
+    """The newest spec that front Envoys of several pools accepted."""
     table: At[Table] | None = None
     leader: At[str] | None = None
     move_plan: At[MovePlan] | None = None
@@ -102,6 +105,7 @@ class PoolState(msgspec.Struct):
         found: list[tuple[str, int, Callable[[], bytes]]] = []
         for key, one in (
             (keys.spec, self.spec),
+            (keys.front_spec, self.front_spec),
             (keys.leader, self.leader),
             (keys.table, self.table),
             (keys.move_plan, self.move_plan),
@@ -174,7 +178,7 @@ class PoolState(msgspec.Struct):
         return [(trace, [at.record for at in parts]) for trace, parts in newest]
 
     def _forget_all(self) -> None:
-        self.spec = self.table = self.leader = self.move_plan = self.move_progress = None
+        self.spec = self.front_spec = self.table = self.leader = self.move_plan = self.move_progress = None
         named = (self.members, self.controls, self.failovers, self.intents, self.sites)
         for records in (*named, self.owners, self.sync_sets, self.revivals, self.faults, self.unreadable):
             records.clear()
@@ -201,9 +205,8 @@ class PoolState(msgspec.Struct):
     def _decode(self, key: str, event: Event) -> Changed:
         keys = self.keys
         kv = event.kv if event.kind == "put" else None
-        if key == keys.spec:
-            self.spec = self._decode_spec(kv) if kv else None
-            return Changed.SPEC
+        if key.startswith(keys.spec):
+            return self._decode_specs(key, kv)
         if key == keys.table:
             self.table = At(Table.decode(kv.value), kv.mod_revision) if kv else None
             return Changed.TABLE
@@ -222,6 +225,15 @@ class PoolState(msgspec.Struct):
         if key.startswith(keys.moves):
             return self._decode_moves(key, kv)
         return self._decode_named(key, event)
+
+    def _decode_specs(self, key: str, kv: Kv | None) -> Changed:
+        if key == self.keys.spec:
+            self.spec = self._decode_spec(kv) if kv else None
+            return Changed.SPEC
+        if key == self.keys.front_spec:
+            self.front_spec = At(decode_known_spec(kv.value)[0], kv.mod_revision) if kv else None
+            return Changed.FRONT_SPEC
+        return Changed.NOTHING
 
     def _decode_moves(self, key: str, kv: Kv | None) -> Changed:
         if key == self.keys.move_plan:

@@ -1,4 +1,7 @@
-"""A pool whose members have uneven load: the operator plans, applies and undoes, and no client notices."""
+"""A pool whose members have uneven load: the operator plans, applies and undoes, and no client notices.
+
+The leading control server is killed in the middle of a plan, and another one goes on. Then a spec prefers one member.
+"""
 
 import asyncio
 import json
@@ -20,6 +23,7 @@ from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.local.local_layout import LocalSettings
 from understudy.deploy.local.local_pool import LocalPool
 from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.pool.records import Phase
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec_reader import parse_spec
 
@@ -112,9 +116,43 @@ async def planned(pool: LocalPool) -> dict[str, Any]:
     return found[-1]
 
 
+async def kill_leader_under_way(pool: LocalPool, etcd: EtcdClient) -> str:
+    """Kill the leading control server when the first move of a plan is asked for and others are not; its name."""
+    leader = ""
+
+    async def under_way() -> bool:
+        nonlocal leader
+        state, _ = await read_pool(etcd, "cart")
+        plan, progress = state.move_plan, state.move_progress
+        leader = state.leader.record if state.leader else ""
+        if plan is None or progress is None or not progress.record.running:
+            return False
+        return 0 < progress.record.released < len(plan.record.steps())
+
+    await until(under_way, 40, "the plan is under way")
+    pool.processes.kill(leader)
+    return leader
+
+
+async def prefer_one_member(pool: LocalPool, etcd: EtcdClient, home: Path) -> None:
+    """Give all active roles to one member, by the spec."""
+    preferring = home / "preferring.yaml"
+    preferring.write_text(f"pool: cart\nslots: {SLOTS}\nprefer: {{members: [cart-2]}}\n{PATIENT}")
+    code, said = await understudy(pool, "apply", "-f", str(preferring))
+    assert (code, "cart-1 to cart-2" in said) == (0, True), said
+
+    async def all_there() -> bool:
+        state, _ = await read_pool(etcd, "cart")
+        return {(at.record.active, at.record.phase) for at in state.owners.values()} == {("cart-2", Phase.STABLE)}
+
+    await until(all_there, 60, "the preferred member is active for all slots")
+    code, said = await understudy(pool, "table")
+    assert (code, "the spec prefers cart-2 (member cart-2)" in said) == (0, True), said
+
+
 async def test_a_busy_member_gives_slots_away_by_plan_and_gets_them_back(tmp_path: Path) -> None:
     async with (
-        LocalPool(LocalSettings(directory=tmp_path, spec=SPEC)) as pool,
+        LocalPool(LocalSettings(directory=tmp_path, spec=SPEC, controls=2)) as pool,
         EtcdClient(pool.etcd_endpoints) as etcd,
         killed_at_the_end(pool),
     ):
@@ -127,12 +165,17 @@ async def test_a_busy_member_gives_slots_away_by_plan_and_gets_them_back(tmp_pat
             saved = tmp_path / "plan.json"
             saved.write_text(json.dumps({"kind": "understudy rebalance plan", **plan}))
             moved = {move["slot"]: move["target"] for move in plan["moves"]}
-            assert moved
+            assert len(moved) > 1
             assert {move["source"] for move in plan["moves"]} == {"cart-1"}
             assert plan["worst_after"] <= 1.25
 
-            code, said = await understudy(pool, "rebalance", "apply", str(saved), "--yes", "--rate", "4")
+            applying = asyncio.create_task(understudy(pool, "rebalance", "apply", str(saved), "--yes", "--rate", "1"))
+            killed = await kill_leader_under_way(pool, etcd)
+            code, said = await applying
             assert code == 0, said
+            state, _ = await read_pool(etcd, "cart")
+            assert state.leader is not None
+            assert state.leader.record != killed, "another leader went on"
             state, _ = await read_pool(etcd, "cart")
             assert {slot: at.record.active for slot, at in state.owners.items()} == {**before, **moved}
 
@@ -144,7 +187,8 @@ async def test_a_busy_member_gives_slots_away_by_plan_and_gets_them_back(tmp_pat
 
             code, said = await understudy(pool, "rebalance", "undo", "--yes", "--rate", "4")
             assert code == 0, said
-        state, _ = await read_pool(etcd, "cart")
-        assert {slot: at.record.active for slot, at in state.owners.items()} == before
+            state, _ = await read_pool(etcd, "cart")
+            assert {slot: at.record.active for slot, at in state.owners.items()} == before
+            await prefer_one_member(pool, etcd, tmp_path)
         code, said = await understudy(pool, "audit", "-o", "json")
         assert [word in said for word in ("rebalance apply", "rebalance undo", "by requests")] == [True] * 3

@@ -31,11 +31,13 @@ from understudy.telemetry.tracing.setup import Telemetry
 from understudy.xds.control.balancer import Balancer
 from understudy.xds.control.decision_log import DecisionLog
 from understudy.xds.control.election import Leadership
+from understudy.xds.control.front_records import FrontRecords
 from understudy.xds.control.growth_watch import GrowthWatch
 from understudy.xds.control.leader import Leader
 from understudy.xds.control.rebalancer import Rebalancer
+from understudy.xds.envoy.routing_view import RoutingView
 from understudy.xds.membership.answer_times import AnswerTimes
-from understudy.xds.membership.cluster_state import ClusterState
+from understudy.xds.membership.cluster_state import ClusterState, pool_view
 from understudy.xds.membership.failure_detector import FailureDetector
 from understudy.xds.membership.heartbeat_server import HeartbeatServer
 from understudy.xds.membership.load_book import LoadBook
@@ -128,6 +130,7 @@ class Controller:
             before_spec=before_spec,
             on_spec=on_spec,
             front_of=self._place,
+            older=self._older,
             merge=timing.merge,
         )
         self.heartbeat = HeartbeatServer(keys.pool, self.detector, now_ns=telemetry.now_ns, on_claim=self._on_claim)
@@ -140,6 +143,7 @@ class Controller:
             reports=self.heartbeat.claim_reports,
             leads=lambda: leadership.is_leader,
         )
+        self.front_records = FrontRecords(client, keys, actor, self.state_builder)
         self._log = DecisionLog(client, keys, actor, leadership)
         self.leader = Leader(
             client,
@@ -179,6 +183,7 @@ class Controller:
             "rebalance": self.rebalancer.run(),
             "load balance": self.balancer.run(),
             "growth": self.growth.run(),
+            "front records": self.front_records.run(),
             "audit retention": self._log.run(),
             "failover tracer": self.tracer.run(),
         }
@@ -252,6 +257,7 @@ class Controller:
 
     def _on_batch(self, batch: InformerBatch) -> None:
         """The etcd informer brings changed records."""
+        proven = self.state_builder.state.front_spec
         self.state_builder.apply(batch)
         self.detector.timeouts = self._timeouts()
         self.heartbeat.update_records(self.state_builder.members, self.state_builder.owning)
@@ -260,6 +266,8 @@ class Controller:
         self._missing.update(table.record.lost if table else {}, boots, self._telemetry.now_ns() / SECOND)
         self.tracer.on_owners()
         self._wake_services()
+        if self.state_builder.state.front_spec != proven:
+            self._tell_published()
 
     def _wake_services(self) -> None:
         self.publisher.wake()
@@ -282,6 +290,15 @@ class Controller:
     def _place(self, spec: PoolSpec) -> Front | None:
         written = self.state_builder.state.spec
         return self._front_of(spec, written.revision if written else 0)
+
+    def _older(self, cluster: ClusterState) -> RoutingView | None:
+        """The pool with the spec that front Envoys of several pools accepted last, if that is not the spec in force."""
+        proven = self.state_builder.state.front_spec
+        if proven is None or proven.record == cluster.spec or proven.record.slots != cluster.spec.slots:
+            return None
+        if self._place(cluster.spec) is None:
+            return None
+        return replace(pool_view(replace(cluster, spec=proven.record)), front=proven.record.front)
 
     def _on_publish(self) -> None:
         if self.publisher.publications:

@@ -50,6 +50,7 @@ class PoolMetrics(Collector):
         current: the pool now; None while it is not known.
         missing: members that were lost and have not come back: why, and for how long.
         fronts: what front Envoys reported.
+        hold: which front Envoys of several pools reject the pool's configuration; '' if none does.
     """
 
     def __init__(
@@ -58,10 +59,12 @@ class PoolMetrics(Collector):
         current: Callable[[], ClusterState | None],
         missing: Callable[[], Mapping[str, tuple[str, float]]],
         fronts: FrontTally,
+        hold: Callable[[], str] = str,
     ) -> None:
         self._current = current
         self._missing = missing
         self._fronts = fronts
+        self._hold = hold
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
@@ -77,6 +80,8 @@ class PoolMetrics(Collector):
         cut = len(cut_off_pairs(cluster, self._fronts, time.time())) if cluster is not None else 0
         text = "Pairs of a front Envoy and a member that is well, between which health checks fail on the network."
         yield GaugeMetricFamily("understudy_front_unreachable", text, cut)
+        text = "1 while a front Envoy of several pools rejects the pool's configuration, so that an older one stays."
+        yield GaugeMetricFamily("understudy_front_held", text, int(bool(self._hold())))
 
     def _by_site(self) -> Metric:
         family = CounterMetricFamily(

@@ -132,7 +132,13 @@ class PoolService:
         ads, controller = self.ads, self.controller
         metrics = XdsMetrics(self.cache, lambda: ads.streams, lambda: ads.quota.refused + self.heartbeat.quota.refused)
         telemetry.on_span = PhaseMetrics(metrics.registry, self.pool).recorded
-        PoolMetrics(metrics.registry, controller.state_builder.current, lambda: controller.missing, self.fronts)
+        PoolMetrics(
+            metrics.registry,
+            controller.state_builder.current,
+            lambda: controller.missing,
+            self.fronts,
+            lambda: self.front_hold,
+        )
         BalanceMetrics(metrics.registry, lambda: controller.balancer.proposal)
         CapacityMetrics(
             metrics.registry, controller.state_builder.current, lambda: controller.loads.current(self.now_ns())
@@ -156,9 +162,10 @@ class PoolService:
         self.controller.on_delivery(delivery)
 
     def _published(self) -> None:
-        view = self.controller.publisher.published
+        publisher, proven = self.controller.publisher, self.controller.state_builder.state.front_spec
+        view = publisher.published
         if self._fronts is not None and view is not None:
-            self._fronts.published(view, self.cache.snapshot())
+            self._fronts.published(view, self.cache.snapshot(), proven.record if proven else None, publisher.older)
 
     async def acknowledged(self, timeout: float) -> None:
         """Wait until all Envoys of the pool have acknowledged what is published now.
@@ -178,6 +185,11 @@ class PoolService:
     def front_fault(self) -> str:
         """Why front Envoys of several pools do not serve the pool as its spec says; '' if they do."""
         return self._fronts.fault(self.pool) if self._fronts else ""
+
+    @property
+    def front_hold(self) -> str:
+        """Which front Envoys of several pools reject what the spec makes, and why; '' if none does."""
+        return self._fronts.hold(self.pool) if self._fronts else ""
 
     def services(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What has to run, by name."""

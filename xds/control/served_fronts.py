@@ -63,6 +63,12 @@ class FrontPools(Protocol):
     def acknowledged(self, pool: str, event: AckEvent) -> None:
         """A front Envoy of the pool acknowledged a response."""
 
+    def proven(self, pool: str, spec: PoolSpec) -> None:
+        """Front Envoys of the pool have accepted what this spec makes."""
+
+    def held(self, pool: str) -> None:
+        """What front Envoys get of the pool is held, or for another reason, or not any more."""
+
     def wake(self, pool: str) -> None:
         """The pool's place at front Envoys has changed."""
 
@@ -113,14 +119,22 @@ class ServedFronts:
 
     def fault(self, pool: str) -> str:
         """Why front Envoys do not serve a pool as its spec says; '' if they do, or it has no place there."""
-        faults = {one.publisher.fault(pool) for one in self._of_pool(pool)}
-        return "; ".join(filter(None, [self._places.refused.get(pool, ""), *sorted(faults)]))
+        return "; ".join(filter(None, [self._places.refused.get(pool, ""), self.hold(pool)]))
 
-    def published(self, view: RoutingView, content: Snapshot) -> None:
-        """A pool has published a view; its cache holds ``content`` now."""
+    def hold(self, pool: str) -> str:
+        """Which Envoys reject what a pool's spec makes, and why; '' if none does."""
+        return "; ".join(sorted({one.publisher.fault(pool) for one in self._of_pool(pool)} - {""}))
+
+    def published(
+        self, view: RoutingView, content: Snapshot, proven: PoolSpec | None = None, older: FrontPart | None = None
+    ) -> None:
+        """A pool has published a view; its cache holds ``content`` now.
+
+        ``proven``: the spec that front Envoys accepted last; ``older``: the part that this one makes.
+        """
         pool = view.spec.pool
         self._published.add(pool)
-        part = part_of(view, content)
+        part = part_of(view, content, proven, older)
         if part is None:
             if self._parts.pop(pool, None) is None:
                 return
@@ -226,7 +240,9 @@ class ServedFronts:
 
     def _make(self, pools: frozenset[str], group: asyncio.TaskGroup) -> _FrontSet:
         cache = ResourceCache(group_of, on_ack=lambda event: self._on_ack(pools, event))
-        publisher = FrontPublisher(cache, pools, self._parts, self._places.newest_first)
+        publisher = FrontPublisher(
+            cache, pools, self._parts, self._places.newest_first, on_proven=self._proven, on_hold=self._pools.held
+        )
         cache.on_group = publisher.set_listeners
 
         async def confirm_fresh() -> None:
@@ -239,6 +255,10 @@ class ServedFronts:
         ads = AdsServer(cache, self._settings, confirm_fresh=confirm_fresh, identify=identify if self._domain else None)
         name = f"fronts of {', '.join(sorted(pools)) or 'all pools'}"
         return _FrontSet(pools, cache, ads, publisher, group.create_task(_publish(publisher, ads), name=name), 0.0)
+
+    def _proven(self, part: FrontPart) -> None:
+        if part.spec is not None and part.front == part.spec.front:  # else the pool has not the place that it wants
+            self._pools.proven(part.pool, part.spec)
 
     async def _confirm_fresh(self, pools: frozenset[str]) -> None:
         at_once = asyncio.Semaphore(CONFIRM_AT_ONCE)

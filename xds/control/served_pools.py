@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from understudy.statesync.etcd.client import EtcdError
+from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.process.log_context import LOG_POOL
 from understudy.statesync.process.services import running_services, set_within
 from understudy.telemetry.receiver.front_tally import FrontTally
@@ -338,6 +339,18 @@ class ServedPools:
         run = self._runs.get(pool)
         if run is not None and run.service is not None:
             run.service.on_delivery(event)
+
+    def proven(self, pool: str, spec: PoolSpec) -> None:
+        """Front Envoys of the pool have accepted what this spec makes."""
+        run = self._runs.get(pool)
+        if run is not None and run.service is not None:
+            run.service.controller.front_records.accepted(spec)
+
+    def held(self, pool: str) -> None:
+        """What front Envoys get of the pool is held, or for another reason, or not any more."""
+        run = self._runs.get(pool)
+        if run is not None and run.service is not None:
+            run.service.controller.front_records.held(run.service.front_hold)
 
     def wake(self, pool: str) -> None:
         """The pool's place at front Envoys has changed."""

@@ -4,7 +4,7 @@ For operators, logs and failover records. No decision depends on it.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Literal, Protocol
 
@@ -48,6 +48,7 @@ class MoveInputs(msgspec.Struct, frozen=True):
     """The inputs of a decision. ``shares`` is empty in a mode without shares (active_standby).
 
     ``approved`` has the active of each slot by the plan in force, if there is one, and ``plan`` names that plan.
+    ``preferred`` are the members that may hold slots and that the spec prefers.
     """
 
     known: Sequence[KnownMember]
@@ -57,6 +58,7 @@ class MoveInputs(msgspec.Struct, frozen=True):
     shares: Mapping[str, Share] = msgspec.field(default_factory=dict)
     approved: Sequence[str] = ()
     plan: str = ""
+    preferred: Collection[str] = ()
 
 
 def explain(facts: MoveInputs) -> tuple[Move, ...]:
@@ -96,7 +98,7 @@ class _Explanation:
         return f"{member} is gone" if state is None else f"{member} is {state}"
 
     def _why_active(self, slot: int, source: str | None, target: str | None) -> str:
-        shares, owner = self._inputs.shares, self._owners[slot]
+        owner = self._owners[slot]
         if source is None:
             return "the slot had no active"
         if not self._serves(source) or target is None:
@@ -105,8 +107,12 @@ class _Explanation:
             return f"{target} owns the slot"
         if self._inputs.approved and self._inputs.approved[slot] == target:
             return self._inputs.plan
-        if not shares:
-            return f"{target} is first in line"
+        if target in self._inputs.preferred and owner not in self._inputs.preferred:
+            return f"the spec prefers {target}"
+        return self._why_share(owner, target) if self._inputs.shares else f"{target} is first in line"
+
+    def _why_share(self, owner: str, target: str) -> str:
+        shares = self._inputs.shares
         if self._kept[owner] > shares[owner].most:
             return f"{owner} is over its share ({self._kept[owner]} of {shares[owner].even})"
         if target not in self._seen:

@@ -18,6 +18,7 @@ from understudy.xds.placement.by_plan import ByPlan
 from understudy.xds.placement.by_site import member_targets, site_weights
 from understudy.xds.placement.diff import Move, MoveInputs, Share, explain
 from understudy.xds.placement.domains import NOWHERE, Clear, FailureDomains, Role, Sites
+from understudy.xds.placement.preferred import active_weights, preferred, priority_in_line
 from understudy.xds.placement.quotas import Quota, choose_actives, quota
 from understudy.xds.placement.spread import EligibleMembers, Row, column_bounds, spread
 
@@ -83,11 +84,14 @@ def decide(
     orders = _Assignment(spec, field, before, current or {}, approved, settled, resting).orders()
     shares = _shares(spec, field, resting) if spec.mode == "load_sharing" else {}
     actives, plan = (approved.actives, approved.why) if approved else ((), "")
-    return Decision(orders, explain(MoveInputs(known, before, orders, current or {}, shares, actives, plan)))
+    inputs = MoveInputs(known, before, orders, current or {}, shares, actives, plan, preferred(spec, field))
+    return Decision(orders, explain(inputs))
 
 
 def _shares(spec: PoolSpec, field: Sequence[Candidate], resting: Collection[str]) -> dict[str, Share]:
-    weights = {candidate.member: weight_of(spec, candidate) for candidate in field}
+    own_weights = [weight_of(spec, candidate) for candidate in field]
+    shared = zip(field, active_weights(spec, field, own_weights), strict=True)
+    weights = {candidate.member: weight for candidate, weight in shared}
     if spec.sites:
         sites = [candidate.site for candidate in field]
         own = list(weights.values())
@@ -107,9 +111,13 @@ def weight_of(spec: PoolSpec, candidate: Candidate) -> int:
 
 
 def priority_of(spec: PoolSpec, candidate: Candidate) -> int:
-    """The candidate's priority; what the spec says counts more than its own option."""
+    """The candidate's place in the line: its priority, where the spec counts more than its own option.
+
+    Members that the spec prefers come before all others.
+    """
     override = spec.members.get(candidate.member)
-    return candidate.priority if override is None or override.priority is None else override.priority
+    own = candidate.priority if override is None or override.priority is None else override.priority
+    return priority_in_line(spec, candidate, own)
 
 
 class _Assignment:
@@ -133,8 +141,10 @@ class _Assignment:
         self.present = [
             number.get(current.get(slot, ""), order[0] if order else -1) for slot, order in enumerate(self.before)
         ]
+        self.owned = {slot for slot, member in current.items() if member in number}
         self.holders = [self._holders(slot) for slot in range(self.slots)]
         self.weights = [weight_of(spec, candidate) for candidate in field]
+        self.active_weights = active_weights(spec, field, self.weights)
         self.by_plan: ByPlan | None = None
         if approved is not None and spec.mode == "load_sharing" and not spec.sites:
             self.by_plan = ByPlan(approved, number, self.weights)
@@ -163,12 +173,26 @@ class _Assignment:
             ],
             quotas,
         )
+        if self.active_weights != self.weights:
+            actives = self._where_sessions_are(actives)
         orders = [[active] for active in actives]
         if self.copies > 1:
             self._add_standbys(orders)
         for role in range(self.copies - 1, 1, -1):
             self._add_backups(orders, role)
         return tuple(tuple(self.names[member] for member in (*order[:2], *reversed(order[2:]))) for order in orders)
+
+    def _where_sessions_are(self, actives: Sequence[int]) -> list[int]:
+        """``actives``, but a slot that no living member owns goes to one that has its sessions, preferred or not.
+
+        Once that member owns the slot, it goes to a preferred one by handover.
+        """
+        found = list(actives)
+        for slot, holders in enumerate(self.holders):
+            asked = bool(self.before[slot]) and self.before[slot][0] >= 0  # the table asks that member to claim it
+            if holders and slot not in self.owned and (asked or found[slot] not in holders):
+                found[slot] = holders[0]
+        return found
 
     def _shares(self) -> tuple[Sequence[int], list[Quota] | None]:
         """The members' weights, and their quotas if these do not follow from the weights."""
@@ -177,6 +201,8 @@ class _Assignment:
         if self.site_weights:
             targets = member_targets(self.slots, self.site_weights, self.domains.sites, self.weights, self.present)
             return targets, [Quota(target, target) for target in targets]
+        if self.rank is None:
+            return self.active_weights, None
         weights = self._eligible_members(range(len(self.names))).weights
         return [weights.get(member, 0) for member in range(len(self.names))], None
 
@@ -232,11 +258,12 @@ class _Assignment:
             after = counts[member] + count
             return max(0, after - limits.most, limits.fewest - after)
 
-        equal = self.rank is None and len(set(self.weights)) == 1 and not any(_restricted(row) for row in rows)
+        equal = self.rank is None and len(set(self.active_weights)) == 1 and not any(map(_restricted, rows))
         share = quota(self.slots, 1, len(self.names)) if equal else None
 
         bounds = column_bounds(rows, len(self.names), (share.fewest, share.most) if share else (0, self.slots))
-        strained = self.rank is None and self.by_plan is None  # with a plan, members have different numbers of slots
+        uneven = self.by_plan is not None or self.active_weights != self.weights  # members have other numbers of slots
+        strained = self.rank is None and not uneven
         for slot, member in spread(rows, bounds, strain if strained else None).items():
             orders[slot].append(member)
 

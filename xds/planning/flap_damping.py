@@ -12,7 +12,8 @@ reach etcd. The holds are:
   until the oldest of these is that long ago, while there is a stable member.
 * Surge: if more than :data:`SURGE_SHARE` of the slots are to move within :data:`SURGE_WINDOW` and neither members, spec
   nor a rebalance have changed, planned moves freeze for :data:`FREEZE_TIME`. The status says why and for how long.
-  After that the moves may be made once: moves that are still wanted then are no surge.
+  After that the moves may be made once: moves that are still wanted then are no surge. Moves from other members to
+  preferred ones do not count: the spec is their cause.
 * Etcd outage: for :data:`ETCD_GRACE` after this server began to lead, or found etcd again, no slot moves away from a
   member because it cannot reach etcd. Some members find etcd seconds before others.
 * Returning site: a site that is in service again gets no slot until all its members know it and no slot is held, for
@@ -30,7 +31,8 @@ import msgspec
 from understudy.statesync.pool.rebalance import Approved
 from understudy.statesync.pool.records import MemberState, Owner
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.membership.cluster_state import ClusterState
+from understudy.xds.membership.cluster_state import ClusterState, candidates
+from understudy.xds.placement.preferred import preferred
 
 SECOND = 1_000_000_000
 HOLD_TIME = 3 * SECOND
@@ -180,8 +182,12 @@ class FlapDamping:
     def with_plan(self, cluster: ClusterState, orders: tuple[tuple[str, ...], ...], now: int) -> "FlapDamping":
         """Take in that a table with ``orders`` is to be written. If the result is frozen, it must not be."""
         before = cluster.table.orders if cluster.table else ()
+        chosen = preferred(cluster.spec, candidates(cluster))
         moves = sum(
-            slot < len(before) and order[:1] != before[slot][:1] and _well_served(cluster, slot)
+            slot < len(before)
+            and order[:1] != before[slot][:1]
+            and _well_served(cluster, slot)
+            and not (chosen.intersection(order[:1]) and chosen.isdisjoint(before[slot][:1]))
             for slot, order in enumerate(orders)
         )
         if not moves or now - self.explained < SURGE_WINDOW:

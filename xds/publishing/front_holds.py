@@ -5,7 +5,9 @@ rejection the parts that no Envoy has accepted before are the suspects. A single
 of its pool that they accepted last, or nothing of a pool that is new. Of several suspects only half are offered at a
 time, so each rejection halves them. All other pools go on meanwhile.
 
-After a start nothing is known to be accepted. Then a rejected table is offered without one of its pools, each in turn.
+A part of a spec that Envoys accepted before counts as accepted, and the part of the last such spec stands in for one
+that is held. So a start changes nothing. Only if such a part is rejected all the same (another version of Envoy, or of
+this process), or if no accepted spec is known, a rejected table is offered without one of its pools, each in turn.
 Until Envoy accepts one of these, it keeps the table that it has, so no other pool loses its routes. If it accepts none,
 two pools are at fault, and the search begins again after a pause.
 
@@ -32,6 +34,8 @@ TRIAL_SECONDS = 10.0
 rejected by another Envoy."""
 SEARCH_PAUSE = 60.0
 """Seconds between two searches for the pool at fault after a start."""
+PROVEN_SECONDS = 2.0
+"""For so long no Envoy may reject what another one accepted, before its spec counts as accepted for good."""
 _ACCEPTED_KEPT = 4
 """Parts of a pool that are known to be accepted; more than one, since Envoys answer at different times."""
 _TABLES_KEPT = 32
@@ -72,6 +76,8 @@ class FrontHolds:
         self._newest_first = newest_first
         self._accepted: dict[str, list[_Accepted]] = {}
         self._held: dict[str, Held] = {}
+        self._doubted: set[str] = set()
+        self._newest: Mapping[str, FrontPart] = {}
         self._pauses: dict[str, Backoff] = {}
         self._merged: dict[str, tuple[FrontPart, FrontPart, FrontPart]] = {}
         self._tables: dict[tuple[str, str], dict[str, FrontPart]] = {}
@@ -87,8 +93,9 @@ class FrontHolds:
     def choose(self, newest: Mapping[str, FrontPart], now: float) -> dict[str, FrontPart]:
         """The parts to compose, of those that the pools published last."""
         self._forget_gone(newest)
+        self._newest = newest
         fresh = [pool for pool, part in newest.items() if self._may_offer(pool, part, now)]
-        accepted = {pool for pool, part in newest.items() if self._is_accepted(part)}
+        accepted = {pool for pool, part in newest.items() if self._is_trusted(part)}
         for pool in accepted:
             self._release(pool)
         offered = accepted | self._group(fresh, now)
@@ -101,7 +108,7 @@ class FrontHolds:
         return self._chosen
 
     def _may_offer(self, pool: str, part: FrontPart, now: float) -> bool:
-        if self._is_accepted(part):
+        if self._is_trusted(part):
             return False
         held = self._held.get(pool)
         return held is None or (held.shape != shape(part) and held.until <= now)
@@ -125,10 +132,9 @@ class FrontHolds:
     def _older(self, newest: FrontPart, others: Mapping[str, FrontPart]) -> FrontPart | None:
         """The part of the pool that was accepted last, with the health as it is now, if its place is still free."""
         pool = newest.pool
-        accepted = self._accepted.get(pool)
-        if not accepted:
+        last = self._last_good(newest)
+        if last is None:
             return None
-        last = accepted[-1].part
         if last.front != newest.front and first_conflict(_use(last), map(_use, others.values())):
             return None
         known = self._merged.get(pool)
@@ -136,9 +142,17 @@ class FrontHolds:
             known = self._merged[pool] = (last, newest, _with_health(last, newest))
         return known[2]
 
+    def _last_good(self, newest: FrontPart) -> FrontPart | None:
+        """What stands in for a part: that of the spec that was accepted last, else the part that was."""
+        if newest.older is not None and newest.pool not in self._doubted:
+            return newest.older
+        accepted = self._accepted.get(newest.pool)
+        return accepted[-1].part if accepted else None
+
     def _forget_gone(self, newest: Mapping[str, FrontPart]) -> None:
-        for pool in (self._accepted.keys() | self._held.keys()) - newest.keys():
+        for pool in (self._accepted.keys() | self._held.keys() | self._doubted) - newest.keys():
             self._accepted.pop(pool, None)
+            self._doubted.discard(pool)
             self._release(pool)
 
     def offered(self, tables: Tables) -> None:
@@ -157,6 +171,30 @@ class FrontHolds:
             due.append(self._trial_since + TRIAL_SECONDS)
         return max(min(due) - now, 0.0) if due else None
 
+    def proven(self, now: float) -> list[FrontPart]:
+        """The newest parts that Envoys have accepted for some time, of specs that are not known to be accepted.
+
+        Of a pool that is held it is the part before.
+        """
+        return [one.part for one in self._proofs() if now - one.at >= PROVEN_SECONDS]
+
+    def proven_in(self, now: float) -> float | None:
+        """In how many seconds :meth:`proven` tells of further parts; None if it will not as things are."""
+        due = [one.at + PROVEN_SECONDS for one in self._proofs()]
+        return min((at - now for at in due if at > now), default=None)
+
+    def _proofs(self) -> list[_Accepted]:
+        """What was accepted last of each pool whose newest spec is not known to be accepted, if it is of a new spec."""
+        found = []
+        for pool, newest in self._newest.items():
+            if newest.proven or not self._accepted.get(pool):
+                continue
+            at = self._accepted_at(newest)
+            last = self._accepted[pool][-1] if at is None else _Accepted(newest, at)
+            if not last.part.proven and (newest.older is None or last.part.spec != newest.older.spec):
+                found.append(last)
+        return found
+
     # What Envoys answer
 
     def answered(self, event: AckEvent, now: float) -> bool:
@@ -174,6 +212,7 @@ class FrontHolds:
             counts = (part.tcp is not None) == (event.type_url == CLUSTER)
             if counts and not self._is_accepted(part) and not self._is_held(part):
                 self._accepted[pool] = [*self._accepted.get(pool, []), _Accepted(part, now)][-_ACCEPTED_KEPT:]
+                self._doubted.discard(pool)
                 news = True
         if news:
             self._left_out, self._trial = [], None
@@ -191,15 +230,17 @@ class FrontHolds:
         if not suspects:
             return
         self._trial = None
+        self._doubted.update(pool for pool in suspects if inside[pool].proven)
         for pool in suspects:
             self._accepted[pool] = [
                 one for one in self._accepted.get(pool, []) if shape(one.part) != shape(inside[pool])
             ]
         if named or len(suspects) == 1:
             for pool in suspects:
-                self._hold(inside[pool], event, now)
+                if not self._stands_in(inside[pool]):
+                    self._hold(inside[pool], event, now)
             self._most, self._left_out = 0, []
-        elif event.type_url == CLUSTER or any(self._accepted.get(pool) for pool in inside):
+        elif event.type_url == CLUSTER or any(self._has_proof(inside[pool]) for pool in inside):
             self._most = len(suspects) // 2
         elif now >= self._search_after:
             self._leave_out_next(suspects, now)
@@ -207,19 +248,26 @@ class FrontHolds:
     def _suspects(self, inside: Mapping[str, FrontPart], now: float) -> list[str]:
         """The pools whose parts may be the reason of a rejection: those that no Envoy has accepted.
 
+        First those whose spec none has, then those whose spec was accepted before this process began.
+
         A part that is held already explains the rejection. If all were accepted, Envoys disagree. Then those count that
         another Envoy has just accepted, if there is an older part to go back to.
         """
         if any(map(self._is_held, inside.values())):
             return []
-        if new := [pool for pool, part in inside.items() if not self._is_accepted(part)]:
+        if new := [pool for pool, part in inside.items() if not self._is_trusted(part)]:
             return new
+        if unseen := [pool for pool, part in inside.items() if not self._is_accepted(part)]:
+            return unseen
         return [pool for pool, part in inside.items() if self._is_accepted_just_now(part, now)]
 
     def _is_accepted_just_now(self, part: FrontPart, now: float) -> bool:
-        accepted = self._accepted.get(part.pool, [])
-        at = max((one.at for one in accepted if shape(one.part) == shape(part)), default=None)
-        return at is not None and len(accepted) > 1 and now - at < TRIAL_SECONDS
+        at = self._accepted_at(part)
+        return at is not None and len(self._accepted[part.pool]) > 1 and now - at < TRIAL_SECONDS
+
+    def _accepted_at(self, part: FrontPart) -> float | None:
+        accepted = self._accepted.get(part.pool, ())
+        return max((one.at for one in accepted if shape(one.part) == shape(part)), default=None)
 
     def _is_held(self, part: FrontPart) -> bool:
         held = self._held.get(part.pool)
@@ -255,6 +303,19 @@ class FrontHolds:
         accepted = self._accepted.get(part.pool, ())
         return any(one.part is part for one in accepted) or any(shape(one.part) == shape(part) for one in accepted)
 
+    def _stands_in(self, part: FrontPart) -> bool:
+        """Whether the part is that of an older spec. Once it is rejected it is in doubt, and is not used again."""
+        newest = self._newest.get(part.pool)
+        return part.proven and newest is not None and not newest.proven
+
+    def _has_proof(self, part: FrontPart) -> bool:
+        """Whether something of the pool is accepted, so that the others are a smaller part of a rejected table."""
+        return bool(self._accepted.get(part.pool)) or part.older is not None or self._is_trusted(part)
+
+    def _is_trusted(self, part: FrontPart) -> bool:
+        """Whether an Envoy accepted the part, or its spec before this process began."""
+        return self._is_accepted(part) or (part.proven and part.pool not in self._doubted)
+
     # What is told
 
     @property
@@ -267,7 +328,9 @@ class FrontHolds:
         held = self._held.get(pool)
         if held is None:
             return ""
-        what = "its last accepted routes stay in force" if self._accepted.get(pool) else "it has no routes there"
+        newest = self._newest.get(pool)
+        has_routes = newest is not None and self._last_good(newest) is not None
+        what = "its last accepted routes stay in force" if has_routes else "it has no routes there"
         return f"Envoy {held.node} rejects its configuration, so {what}: {held.error}"
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_front import Front
 from understudy.xds.envoy.routing_view import RoutingView
 from understudy.xds.server.references import References
@@ -26,7 +27,9 @@ if TYPE_CHECKING:  # Envoy's message classes take 0.3 s to import: not while a c
 class FrontPart(msgspec.Struct, frozen=True, eq=False):
     """One pool's part, of one publication. ``hosts`` has the routes of each of its paths.
 
-    ``per_second``: the requests a second that each front Envoy takes for the pool; None: all.
+    ``per_second``: the requests a second that each front Envoy takes for the pool; None: all. ``spec``: what it is made
+    of. ``proven``: front Envoys accepted this spec before, maybe through another control server. ``older``: if they did
+    not, the part that the spec that they accepted last makes of the pool as it is now.
     """
 
     pool: str
@@ -36,6 +39,9 @@ class FrontPart(msgspec.Struct, frozen=True, eq=False):
     endpoints: TypeSnapshot
     hosts: TypeSnapshot
     per_second: int | None = None
+    spec: PoolSpec | None = None
+    proven: bool = False
+    older: "FrontPart | None" = None
 
     def same_but_health(self, other: "FrontPart") -> bool:
         """Whether the parts differ in their endpoints at the most."""
@@ -48,15 +54,40 @@ class FrontPart(msgspec.Struct, frozen=True, eq=False):
         )
 
 
-def part_of(view: RoutingView, content: Snapshot) -> FrontPart | None:
-    """The part of a pool with this view and the content that was published of it; None without a place at fronts."""
+def part_of(
+    view: RoutingView, content: Snapshot, proven: PoolSpec | None = None, older: FrontPart | None = None
+) -> FrontPart | None:
+    """The part of a pool with this view and the content that was published of it; None without a place at fronts.
+
+    ``proven``: the spec that front Envoys accepted last; ``older``: the part that this one makes.
+    """
     from understudy.xds.envoy.tcp_listener import tcp_settings
 
     if view.front is None:
         return None
     clusters, endpoints, hosts = (content.of(kind) for kind in (CLUSTER, ENDPOINTS, VIRTUAL_HOST))
     per_second = view.spec.limits.requests_per_second
-    return FrontPart(view.spec.pool, view.front, tcp_settings(view.spec), clusters, endpoints, hosts, per_second)
+    is_proven = view.spec == proven
+    return FrontPart(
+        *(view.spec.pool, view.front, tcp_settings(view.spec), clusters, endpoints, hosts, per_second, view.spec),
+        proven=is_proven,
+        older=None if is_proven else older,
+    )
+
+
+def older_part(view: RoutingView) -> FrontPart | None:
+    """The part of a view whose spec front Envoys accepted before. It takes long: for a thread.
+
+    Raises ``ValueError`` if this version cannot make it.
+    """
+    from understudy.xds.envoy.resources import build
+
+    content = {
+        kind: TypeSnapshot({name: encode(kind, name, value) for name, value in named.items()})
+        for kind, named in build(view).items()
+        if kind in (CLUSTER, ENDPOINTS, VIRTUAL_HOST)
+    }
+    return part_of(view, Snapshot(content), view.spec)
 
 
 class TcpPort(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from understudy.statesync.pool.addresses import split_address
-from understudy.xds.publishing.front_holds import FrontHolds
+from understudy.xds.publishing.front_holds import FrontHolds, Held
 from understudy.xds.publishing.front_parts import Composer, Composition, FrontPart, TcpPort
 from understudy.xds.publishing.listener_groups import group_named
 from understudy.xds.publishing.publisher import MERGE_SECONDS
@@ -34,6 +34,8 @@ class FrontPublisher:
         pools: the pools that the Envoys serve; none for all.
         parts: the last part of each pool of this control server, by its name. It is only read here.
         newest_first: orders pools by how new their specs are.
+        on_proven: called with parts that Envoys have accepted for some time, of specs not known to be accepted.
+        on_hold: called with the name of a pool when its newest part is held, for another reason, or no more.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class FrontPublisher:
         pools: frozenset[str],
         parts: Mapping[str, FrontPart],
         newest_first: Callable[[Iterable[str]], list[str]] = sorted,
+        on_proven: Callable[[FrontPart], None] = lambda _: None,
+        on_hold: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._cache = cache
         self._pools = pools
@@ -51,6 +55,8 @@ class FrontPublisher:
         self._composed: dict[str, FrontPart] = {}
         self._seen: dict[str, FrontPart] | None = None
         self._holds = FrontHolds(newest_first)
+        self._on_proven = on_proven
+        self._on_hold = on_hold
         self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._published = asyncio.Event()
@@ -75,12 +81,23 @@ class FrontPublisher:
 
     def answered(self, event: AckEvent) -> None:
         """An Envoy acknowledged or rejected a response."""
-        before = set(self._holds.held.values())
+        before = dict(self._holds.held)
         if self._holds.answered(event, time.monotonic()):
             self.wake()
-        for pool, held in self._holds.held.items():
-            if held not in before:
+        self._tell_holds(before)
+        self._set_timer(time.monotonic())
+
+    def _tell_holds(self, before: Mapping[str, Held]) -> None:
+        """Tell of the pools that are held, or are not any more, since ``before``."""
+        after = self._holds.held
+        for pool in sorted(before.keys() | after.keys()):
+            if before.get(pool) == after.get(pool):
+                continue
+            if pool in after:
                 logger.error("pool %s: %s", pool, self._holds.fault(pool))
+            else:
+                logger.info("pool %s: front Envoys get its newest configuration again", pool)
+            self._on_hold(pool)
 
     def fault(self, pool: str) -> str:
         """Why Envoys do not get what a pool published last; '' if they do."""
@@ -109,13 +126,19 @@ class FrontPublisher:
 
     def _choose(self, newest: Mapping[str, FrontPart]) -> dict[str, FrontPart]:
         """The parts to publish, and a timer for when that may be others."""
-        now = time.monotonic()
+        now, before = time.monotonic(), dict(self._holds.held)
         chosen = self._holds.choose(newest, now)
+        self._tell_holds(before)
+        for part in self._holds.proven(now):
+            self._on_proven(part)
+        self._set_timer(now)
+        return chosen
+
+    def _set_timer(self, now: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        seconds = self._holds.wake_in(now)
-        self._timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self.wake)
-        return chosen
+        waits = [wait for wait in (self._holds.wake_in(now), self._holds.proven_in(now)) if wait is not None]
+        self._timer = asyncio.get_running_loop().call_later(min(waits), self.wake) if waits else None
 
     def _tell(self) -> None:
         self._published.set()

@@ -18,6 +18,7 @@ from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_front import Front
 from understudy.xds.envoy.routing_view import Endpoint, RoutingView, VersionsView
 from understudy.xds.membership.cluster_state import ClusterState, pool_view
+from understudy.xds.publishing.front_parts import FrontPart, older_part
 from understudy.xds.server.cache import CacheError, ResourceCache
 from understudy.xds.server.types import ENDPOINTS, ROUTES
 
@@ -48,6 +49,11 @@ def topology_of(view: RoutingView) -> Topology:
     return Topology(view.spec, addresses, view.orders, view.late, view.answer_ms, view.front, view.versions, view.sites)
 
 
+def no_older(_: ClusterState) -> RoutingView | None:
+    """The default of ``older``: front Envoys that serve several pools accepted no other spec."""
+    return None
+
+
 def no_front(_: PoolSpec) -> Front | None:
     """The default of ``front_of``: the pool has no place at front Envoys that serve several pools."""
     return None
@@ -66,6 +72,7 @@ class Publisher:
         on_publish: called after each publication, of health too.
         front_of: the pool's place at front Envoys that serve several pools, given its spec. :meth:`wake` must be called
             when it changes.
+        older: the pool with the spec that front Envoys of several pools accepted last, if another one is in force.
         before_spec: awaited with the spec of each publication except those of health, before the content is in the
             cache. Afterwards no resource of others may point at one that this spec does not have.
         on_spec: the same when the content is there, before ``on_publish`` is called.
@@ -81,6 +88,7 @@ class Publisher:
         before_spec: Callable[[PoolSpec], Awaitable[None]] = ignore_spec,
         on_spec: Callable[[PoolSpec], Awaitable[None]] = ignore_spec,
         front_of: Callable[[PoolSpec], Front | None] = no_front,
+        older: Callable[[ClusterState], RoutingView | None] = no_older,
         merge: float = MERGE_SECONDS,
     ) -> None:
         self._cache = cache
@@ -89,6 +97,7 @@ class Publisher:
         self._before_spec = before_spec
         self._on_spec = on_spec
         self._front_of = front_of
+        self._older_view = older
         self._merge = merge
         self._wake = asyncio.Event()
         self._published_event = asyncio.Event()
@@ -98,6 +107,7 @@ class Publisher:
         self._warming: asyncio.Task[None] | None = None
         self._at = 0.0
         self.publications = 0
+        self.older: FrontPart | None = None
         self.fault = ""
 
     def wake(self) -> None:
@@ -155,8 +165,21 @@ class Publisher:
         await asyncio.gather(
             asyncio.sleep(self._merge - since if self._at else 0),
             # An error is reported when the view is to be published.
-            asyncio.gather(asyncio.to_thread(_build, view), return_exceptions=True),
+            asyncio.gather(asyncio.to_thread(_build, view), self._make_older(), return_exceptions=True),
         )
+
+    async def _make_older(self) -> None:
+        """Make the part of the spec that front Envoys accepted last: they may reject the spec in force."""
+        cluster = self._current()
+        view = self._older_view(cluster) if cluster else None
+        if view is None:
+            self.older = None
+            return
+        try:
+            self.older = await asyncio.to_thread(older_part, view)
+        except ValueError as error:
+            logger.warning("pool %s: the spec that Envoys accepted last makes no routes: %s", view.spec.pool, error)
+            self.older = None
 
     async def _publish_health(self, view: RoutingView) -> None:
         before = self._published

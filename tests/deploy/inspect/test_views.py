@@ -296,3 +296,20 @@ def test_status_warns_of_copies_in_one_zone_if_another_has_members(pool):
 
     place_members(pool, a="a", b="a")
     assert not any("copies" in one for one in status_view(pool, revision=1)["warnings"])
+
+
+def test_explain_and_table_say_whom_the_spec_prefers_and_when_nobody_of_them_can_have_slots(pool):
+    pool.table = At(Table(1, (("a", "b"),) * 4), 1)
+    pool.owners = {}
+    place_members(pool, a="a", b="b")
+    assert table_view(pool)["prefers"] == ""
+    pool.spec = At(PoolSpec(pool="cart", slots=4, prefer={"zones": ["a"], "members": ["gone"]}), 1)
+
+    key = HashedText("a key", "key", ("key",))
+    wanted = "the spec prefers a (zone a): no other member is active while one of them may have slots"
+    assert explain_view(pool, None, "key", key, 2, 0)["prefers"] == wanted
+    assert "the spec prefers a (zone a)" in drawn(explain_table(explain_view(pool, None, "key", key, 2, 0)))
+    assert "the spec prefers a (zone a)" in drawn(slot_table(table_view(pool), every=True))
+
+    place_members(pool, b="b")
+    assert "since of those that it prefers there is none" in table_view(pool)["prefers"]

@@ -18,7 +18,7 @@ EXAMPLES = ROOT / "deploy/examples"
 SCHEMA = EXAMPLES / "pool.schema.json"
 BLOCK = (ROOT / "docs/reference.md").read_text().split("```yaml\n")[1].split("```")[0]
 """Every key that there is, those of TCP pools among them."""
-EVERY_KEY = re.sub(r"^(tcp:.*?^(?=\w)|versions:[^\n]*\n)", "", BLOCK, flags=re.DOTALL | re.MULTILINE)
+EVERY_KEY = re.sub(r"^(tcp:.*?^(?=\w)|prefer:[^\n]*\n|versions:[^\n]*\n)", "", BLOCK, flags=re.DOTALL | re.MULTILINE)
 
 GOOD = [
     "",
@@ -33,6 +33,8 @@ GOOD = [
     "checks: [{name: db, http: 'http://a/'}, {name: disk, command: [test, -w, /data], every_seconds: 5}]",
     "mesh: {host: cart-slots.shop.svc.cluster.local}",
     "tcp: null\nmesh: null",
+    "prefer: {zones: [a], members: [cart-1]}",
+    "mode: active_standby\nrecovery: prefer_priority\nprefer: {hosts: [rack-1]}",
     "versions: {new_sessions: v2, unmarked: v1.4.0, when_gone: move}\nmesh: null",
     "protocol: tcp",
     "protocol: tcp\nslots: 4096\ntcp: {ping: P, pong: Q, send_proxy_protocol: v2}\ntimeouts: {connect_ms: 90}",
@@ -65,6 +67,8 @@ BAD = [
     "session_key: [{cookie: x, transform: base64}]",
     "session_key: [{cookie: x, redis_prefixes: [a], transform: base32}]",
     "session_key: [{cookie: x, redis_prefixes: ['']}]",
+    "prefer: {zone: a}",
+    "prefer: {members: [Cart_1]}",
     "members: {Cart_1: {}}",
     "members: {cart-1: {weight: 0}}",
     "members: {cart-1: {size: 1}}",

@@ -18,12 +18,15 @@ from tests.xds.control.control_pool import SPEC, Control
 from tests.xds.control.test_many_pools import A, B, C, Pools, all_ready, refusal, running_pools, status, stream
 from tests.xds.control.test_replicas import serve_application
 from understudy.proxy.front.envoy import EnvoyProcess, EnvoySettings
+from understudy.statesync.audit.entry import Chain, unseal
+from understudy.statesync.audit.log import read_newest
 from understudy.statesync.pool.front_node import cluster_of_front
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_front import Front, FrontTls
 from understudy.xds.server import types
 
 SHOP, HELP = "shop.example", "help.example"
+NEW_KEY = ({"header": "x-neighbour"},)
 
 
 def spec_of(pool: str, **changes: object) -> PoolSpec:
@@ -126,6 +129,8 @@ async def test_pools_come_change_and_go_on_one_port_without_a_touch_on_other_con
             assert await _has_in_routes(here.envoy, "x-user")
             assert await _front_fault(here.control, A, "")
             await clients.more()
+            await _two_pools_are_rejected_and_the_control_server_dies(here, port, pattern)
+            await clients.more()
 
             await here.change(spec_of(B, front=front_of_b, limits={"requests_per_second": 1}))
             await here.answers(port, HELP, "/", {"429"})
@@ -137,7 +142,7 @@ async def test_pools_come_change_and_go_on_one_port_without_a_touch_on_other_con
             late = spec_of("late", front=Front(port=port, hosts=(SHOP,), paths=("/cart",)))
             await here.pools.apply("late")
             await here.change(late)
-            await all_ready(here.control, A, B, C, "late")
+            await all_ready(here.control, A, B, C, "mail-2", "late")
             assert f"pool '{A}' has host {SHOP}" in (await status(here.control, "late"))["xds"]["front_fault"]
             assert await _front_fault(here.control, A, "")
 
@@ -156,6 +161,51 @@ async def test_pools_come_change_and_go_on_one_port_without_a_touch_on_other_con
 
         code, text = await refusal(here.control, cluster_of_front(["nobody", A]))
         assert (code, "nobody" in text, "--all-pools" in text) == (grpc.StatusCode.FAILED_PRECONDITION, True, True)
+
+
+async def _two_pools_are_rejected_and_the_control_server_dies(here: World, port: int, pattern: dict[str, str]) -> None:
+    """Pool B is rejected already. Another one is too, and a control server that knows nothing of both starts."""
+    front = Front(port=port, hosts=("mail.example",))
+    await here.serve(spec_of("mail-2", front=front))
+    await here.answers(port, "mail.example", "/", here.addresses("mail-2"))
+    await until(lambda: _proven_at(here, "mail-2"), 40, "the accepted spec is in etcd")
+    written = await _proven_at(here, "mail-2")
+    await here.change(spec_of("mail-2", front=front, session_key=(pattern,)))
+    await until(lambda: _front_fault(here.control, "mail-2", "accepted routes stay"), 40, "the second one is held")
+    here.control.kill()
+    here.control.start()
+    for pool in (B, "mail-2"):
+        await until(
+            lambda pool=pool: _front_fault(here.control, pool, "accepted routes stay"), 60, f"{pool} is held again"
+        )
+    await here.change(spec_of(A, front=Front(port=port, hosts=(SHOP,), paths=("/cart",)), session_key=NEW_KEY))
+    await until(lambda: _has_in_routes(here.envoy, "x-neighbour"), 40, "a neighbour's change comes all the same")
+    assert await _has_in_routes(here.envoy, "x-user"), "pool B has its routes of the spec that was accepted"
+    await here.answers(port, "mail.example", "/", here.addresses("mail-2"))
+    assert "understudy_front_held 1.0" in await _metrics(here.control, B)
+    assert await _proven_at(here, "mail-2") == written, "no further write"
+    await here.change(spec_of("mail-2", front=front, session_key=({"header": "x-mended"},)))
+    await until(lambda: _has_in_routes(here.envoy, "x-mended"), 40, "a corrected spec is served")
+    await until(lambda: _told_of(here, "mail-2", "front release"), 40, "the audit log tells that the hold is over")
+    assert await _told_of(here, "mail-2", "front hold")
+    assert await _front_fault(here.control, "mail-2", "")
+
+
+async def _proven_at(here: World, pool: str) -> int:
+    """The revision at which the accepted spec was written; 0 if it was not."""
+    found = await here.pools.client.get(here.pools[pool].keys.front_spec)
+    return found.mod_revision if found else 0
+
+
+async def _metrics(control: Control, pool: str) -> str:
+    async with ClientSession() as http, http.get(f"http://{control.http}/metrics?pool={pool}") as answer:
+        return await answer.text()
+
+
+async def _told_of(here: World, pool: str, what: str) -> bool:
+    """Whether the audit log of a pool has such an act."""
+    kvs, _ = await read_newest(here.pools.client, here.pools[pool].keys, Chain.OPERATORS, 0)
+    return what in {unseal(kv.value).entry.what for kv in kvs}
 
 
 async def _has_in_routes(envoy: EnvoyProcess, text: str) -> bool:

@@ -41,6 +41,10 @@ class FakePools:
 
     def wake(self, pool: str) -> None: ...
 
+    def proven(self, pool: str, spec: PoolSpec) -> None: ...
+
+    def held(self, pool: str) -> None: ...
+
 
 async def refusal(
     pools: FakePools, *wanted: str, every_pool: bool = True, published: tuple[str, ...] = (), **request: object

@@ -108,6 +108,16 @@ def test_moves_without_a_cause_freeze_and_the_freeze_ends() -> None:
     assert thawed.with_plan(seen, world("bbbbbbbbbb").table.orders, later + FREEZE_TIME).frozen is None  # type: ignore[union-attr]
 
 
+def test_moves_to_preferred_members_are_no_surge() -> None:
+    seen = replace(world("bbbbbbbbbb"), spec=PoolSpec(pool="cart", slots=10, prefer={"members": ["a"]}))
+    later = START + SURGE_WINDOW + SECOND
+    damping = FlapDamping().observe(seen, START).observe(seen, later)
+    assert damping.with_plan(seen, world("aaaaaaaaaa").table.orders, later).frozen is None  # type: ignore[union-attr]
+    nobody = replace(seen, spec=PoolSpec(pool="cart", slots=10))
+    damping = FlapDamping().observe(nobody, START).observe(nobody, later)
+    assert damping.with_plan(nobody, world("aaaaaaaaaa").table.orders, later).frozen is not None  # type: ignore[union-attr]
+
+
 def test_the_share_of_a_member_that_is_steady_again_is_no_surge() -> None:
     steady = flapping(3)
     seen, later = world("aaaa"), START + 6 * SECOND + LOSS_WINDOW

@@ -4,13 +4,14 @@ import functools
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.xds.publishing.test_front_parts import part
 from understudy.xds.envoy.front_listener import table_name
-from understudy.xds.publishing.front_holds import FIRST_PAUSE, SEARCH_PAUSE, FrontHolds
+from understudy.xds.publishing.front_holds import FIRST_PAUSE, PROVEN_SECONDS, SEARCH_PAUSE, FrontHolds
 from understudy.xds.publishing.front_parts import Composer, Composition, FrontPart
 from understudy.xds.server.events import AckEvent
 from understudy.xds.server.types import CLUSTER, ROUTES
@@ -44,6 +45,10 @@ class Plane:
     def __init__(self, *envoys: Envoy) -> None:
         self.holds, self.envoys, self.now = FrontHolds(), envoys, 0.0
         self._composer, self._sent = Composer(), {envoy.name: "" for envoy in envoys}
+
+    def restart(self) -> None:
+        """Another control server takes over: it knows nothing of what Envoys answered."""
+        self.holds = FrontHolds()
 
     def compose(self, newest: Mapping[str, FrontPart]) -> tuple[Composition, dict[str, FrontPart]]:
         chosen = self.holds.choose(newest, self.now)
@@ -172,6 +177,69 @@ def test_after_a_start_two_pools_at_fault_are_searched_for_once_in_a_while():
     assert envoy.lost == set()
 
 
+def proven(one: FrontPart) -> FrontPart:
+    """A part whose spec Envoys accepted before this process began."""
+    return msgspec.structs.replace(one, proven=True)
+
+
+def after(one: FrontPart, older: FrontPart) -> FrontPart:
+    """A part whose spec Envoys have not accepted yet, and the part of the one that they accepted last."""
+    return msgspec.structs.replace(one, older=proven(older))
+
+
+def test_after_a_start_two_pools_at_fault_keep_the_routes_of_their_accepted_specs_and_hold_up_nobody():
+    envoy = Envoy("front-1", bad_paths("/bad-a", "/bad-b"))
+    envoy.has = {name: part(name, paths=[f"/{name}"]) for name in "abc"}
+    front = Plane(envoy)
+    a, b = (after(part(name, paths=[f"/bad-{name}"]), part(name, paths=[f"/{name}"])) for name in "ab")
+    front.settle(a, b, proven(part("c", paths=["/c2"])), part("d", paths=["/d"]))
+    assert served(envoy) == {"a": "/a", "b": "/b", "c": "/c2", "d": "/d"}
+    assert (envoy.lost, sorted(front.holds.held)) == (set(), ["a", "b"])
+    assert "its last accepted routes stay in force" in front.holds.fault("a")
+    moved = after(part("a", paths=["/bad-a"]), part("a", paths=["/a"], healthy=False))
+    front.settle(moved, b, proven(part("c", paths=["/c3"])), part("d", paths=["/d"]))
+    assert served(envoy) == {"a": "/a", "b": "/b", "c": "/c3", "d": "/d"}
+
+
+def test_a_proven_spec_that_is_rejected_all_the_same_is_found_too():
+    envoy = Envoy("front-1", bad_paths("/bad"))
+    envoy.has = {name: part(name, paths=[f"/{name}"]) for name in "abc"}
+    front = Plane(envoy)
+    front.settle(*(proven(part(name, paths=["/bad" if name == "c" else f"/{name}2"])) for name in "abc"))
+    assert served(envoy) == {"a": "/a2", "b": "/b2"}
+    assert "it has no routes there" in front.holds.fault("c")
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_stand_in_that_is_rejected_too_is_not_offered_again(known: bool):
+    envoy = Envoy("front-1", bad_paths("/bad", "/worse"))
+    front = Plane(envoy)
+    other = proven(part("b", paths=["/b"]))
+    if known:
+        front.settle(other)
+    front.settle(after(part("a", paths=["/bad"]), part("a", paths=["/worse"])), other)
+    assert served(envoy) == {"b": "/b"}
+    rejections = envoy.rejections
+    front.settle(after(part("a", paths=["/bad"]), part("a", paths=["/worse"])), other, seconds=100.0)
+    assert (envoy.rejections, list(front.holds.held)) == (rejections, ["a"])
+
+
+def test_a_spec_is_proven_when_envoys_have_accepted_it_for_some_time():
+    front = Plane(Envoy("front-1", bad_paths("/bad")))
+    a, b, c = part("a", paths=["/a"]), part("b", paths=["/bad"]), proven(part("c", paths=["/c"]))
+    front.settle(a, b, c)
+    assert (front.holds.proven(front.now), front.holds.proven_in(front.now)) == ([], PROVEN_SECONDS)
+    front.settle(a, b, c, seconds=PROVEN_SECONDS)
+    assert (front.holds.proven(front.now), front.holds.proven_in(front.now)) == ([a], None)
+    front.settle(proven(a), b, c)
+    assert front.holds.proven(front.now) == []
+    bad = part("a", paths=["/bad"])
+    front.settle(bad, b, c)
+    assert front.holds.proven(front.now) == [a]
+    front.settle(after(bad, a), b, c)
+    assert front.holds.proven(front.now) == []
+
+
 def test_an_envoy_that_rejects_what_another_accepts_takes_nothing_from_pools_that_it_knows_nothing_of():
     old, new = Envoy("old", bad_paths("/new")), Envoy("new", bad_paths())
     front = Plane(new, old)
@@ -221,3 +289,29 @@ def test_whatever_is_bad_all_other_pools_get_their_newest_part(
             wanted = f"/{name}" if name in bad & touched else one.front.paths[0]
             assert envoy.has[name].front.paths[0] == wanted
     assert set(front.holds.held) == bad & touched
+
+
+@settings(max_examples=30)
+@given(
+    rounds=st.lists(st.sets(st.sampled_from("abcde"), max_size=5), min_size=1, max_size=4),
+    bad=st.sets(st.sampled_from("abcde"), max_size=3),
+    restarts=st.lists(st.booleans(), min_size=4, max_size=4),
+)
+def test_whenever_a_control_server_starts_no_pool_loses_its_routes_and_all_good_ones_get_their_newest_part(
+    rounds: list[AbstractSet[str]], bad: AbstractSet[str], restarts: list[bool]
+):
+    envoy = Envoy("front-1", lambda one: "bad" in one.front.paths[0])
+    front = Plane(envoy)
+    good = {name: at(name, f"/{name}") for name in "abcde"}
+    newest = dict(good)
+    front.settle(*newest.values())
+    for number, changed in enumerate(rounds):
+        for name in changed:
+            newest[name] = at(name, f"/{name}{number}{'-bad' if name in bad else ''}")
+        if restarts[number]:
+            front.restart()
+        told = [proven(one) if one is good[name] else after(one, good[name]) for name, one in newest.items()]
+        front.settle(*told, seconds=100.0)
+        good |= {name: one for name, one in newest.items() if "bad" not in one.front.paths[0]}
+        assert envoy.lost == set()
+        assert served(envoy) == {name: one.front.paths[0] for name, one in good.items()}
