@@ -9,7 +9,7 @@ done, or why it will not be.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 POLL_INTERVAL = 0.05
 LINGER = 1.0
 """Seconds for which a member must stay after its last slot: until front Envoys have the routes without it."""
+SAVE_SECONDS = 2.0
+"""Seconds for which a member that could not hand all slots over saves what only memory has."""
 BEGIN_TIMEOUT = 10.0
 """Seconds for which a caller that waits for the end of a drain waits for its beginning.
 
@@ -44,6 +46,8 @@ class Drain:
         on_change: called when the member's state has changed.
         others: who else could serve, now or soon.
         needed: how many slots of others count on this process's copy.
+        save: saves what only memory has of the slots that are left, within so many seconds; returns how many slots have
+            writes that etcd may lack.
         seconds: how long to try.
     """
 
@@ -56,6 +60,7 @@ class Drain:
         on_change: Callable[[], None],
         others: Callable[[], list[str]],
         needed: Callable[[], int],
+        save: Callable[[float], Awaitable[int]],
         seconds: float,
     ) -> None:
         self._state = state
@@ -64,6 +69,7 @@ class Drain:
         self._on_change = on_change
         self._others = others
         self._needed = needed
+        self._save = save
         self._seconds = seconds
         self._work: asyncio.Task[None] | None = None
         self._ended_at: float | None = None
@@ -107,6 +113,8 @@ class Drain:
             await asyncio.sleep(POLL_INTERVAL)
         if len(self._owned):
             logger.warning("%d slots were not handed over", len(self._owned))
+            if lacking := await self._save(SAVE_SECONDS):
+                logger.error("etcd may lack the newest writes of %d slots, which only memory has", lacking)
         elif self._needed():
             logger.warning("%d slots of other members still count on a copy here", self._needed())
         self._ended_at = time.monotonic()

@@ -6,7 +6,6 @@ together, because the death of one member is a change in every slot that it had 
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Collection, Sequence
@@ -31,6 +30,7 @@ from understudy.statesync.etcd.client import (
     Put,
 )
 from understudy.statesync.etcd.txn_retry import retry_txn
+from understudy.statesync.process.services import set_within
 from understudy.statesync.process.ticks import Alarm
 from understudy.statesync.replication.sync_set import Process
 
@@ -88,11 +88,24 @@ class SetChanges:
                 if len(found) == len(slots) or left <= 0:
                     return found
                 self._decided.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, POLL_INTERVAL)):
-                        await self._decided.wait()
+                await set_within(self._decided, min(left, POLL_INTERVAL))
         finally:
             self.decisions.awaited.subtract(slots)
+
+    async def save_all(self, seconds: float) -> int:
+        """Have etcd get everything, and acknowledge nothing from memory any more: this process is about to end.
+
+        Returns how many slots have writes that etcd may lack, after so many seconds at the most.
+        """
+        self.decisions.ending = True
+        give_up = time.monotonic() + seconds
+        while left := sum(active.stream.agreed.memory or bool(active.saves) for active in self._active.slots):
+            if time.monotonic() >= give_up:
+                break
+            self.wake()
+            self._decided.clear()
+            await set_within(self._decided, POLL_INTERVAL)
+        return left
 
     def _has(self, slot: int, process: Process) -> bool:
         active = self._active.get(slot)

@@ -61,6 +61,7 @@ class SetDecisions:
     Attributes:
         frozen: slots on their way to another active: their sets stay as they are.
         awaited: for each slot, how many callers wait for a change of its set.
+        ending: this process is about to end with slots, so nothing is acknowledged from memory any more.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class SetDecisions:
         self._wanted_of: dict[tuple[str, ...], frozenset[Process]] = {}
         self.frozen: set[int] = set()
         self.awaited: Counter[int] = Counter()
+        self.ending = False
 
     def proposals(self) -> list[Change]:
         """The changes to make now. A slot has at most one change at a time."""
@@ -103,7 +105,13 @@ class SetDecisions:
     def _is_urgent(self, active: ActiveSlot) -> bool:
         """Whether something waits for a change of the set, or there is only one copy."""
         alone = len(active.stream.agreed.members) == 1
-        return alone or active.clearing or active.oldest() is not None or self.awaited[active.stream.slot] > 0
+        return (
+            alone
+            or self.ending
+            or active.clearing
+            or active.oldest() is not None
+            or self.awaited[active.stream.slot] > 0
+        )
 
     def _unhurried(
         self, unsettled: Sequence[ActiveSlot], urgent: Collection[ActiveSlot], now: float, seen: object
@@ -127,7 +135,7 @@ class SetDecisions:
         table = state.table.revision if state.table is not None else 0
         spec = state.spec.revision if state.spec is not None else 0
         members = [(name, at.revision) for name, at in state.members.items()]
-        seen = (table, spec, members, self._connections.state(now - SILENT_AFTER), self._active.begun)
+        seen = (table, spec, members, self._connections.state(now - SILENT_AFTER), self._active.begun, self.ending)
         if seen != self._last_seen:
             self._last_seen = seen
         return self._last_seen
@@ -207,6 +215,8 @@ class SetDecisions:
         With ``replication.spread: site`` only while ``members``, the set, are on two sites at least. So the loss of a
         site takes no write that was acknowledged since.
         """
+        if self.ending:
+            return False
         spec = self._pool.spec
         if spec is not None and spec.replication.spread == "site":
             known = self._pool.state.members

@@ -176,7 +176,7 @@ def assemble(
         handover=handover,
         takeovers=takeovers,
         reconciler=reconciler,
-        drain=_drain(base),
+        drain=_drain(base, replication.changes),
         committer=replication.committer,
         keeper=replication.keeper,
         active=replication.active,
@@ -409,7 +409,7 @@ def _sessions(
     return writes, router, service, shedding
 
 
-def _drain(base: _Base) -> Drain:
+def _drain(base: _Base, changes: SetChanges) -> Drain:
     others = partial(lasting_others, base.pool)
     seconds = base.settings.drain_seconds
     return Drain(
@@ -419,6 +419,7 @@ def _drain(base: _Base) -> Drain:
         on_change=base.changed,
         others=others,
         needed=partial(_counted_on, base.pool),
+        save=changes.save_all,
         seconds=seconds,
     )
 

@@ -2,7 +2,7 @@
 
 ``/path`` is a GET over HTTP/1.1. ``grpc`` or ``grpc:SERVICE`` is gRPC's health checking protocol
 (https://github.com/grpc/grpc/blob/master/doc/health-checking.md), for applications that only speak HTTP/2. ``tcp``
-only needs a connection. The checks in a pool's spec are :class:`understudy.statesync.pool.spec.CheckSpec`;
+only needs a connection. The checks in a pool's spec are :class:`understudy.statesync.pool.spec_parts.CheckSpec`;
 :mod:`understudy.proxy.health.spec_checks` runs them. Pools with ``protocol: tcp`` have a check of their own there.
 """
 

@@ -104,6 +104,23 @@ async def test_single_writes_of_a_sync_pool_are_answered_from_memory_and_the_oth
         assert set((await pool.losses()).values()) == {0}
 
 
+async def test_a_pool_that_is_stopped_as_a_whole_saves_what_only_memory_has(tmp_path):
+    rare = "durability: replicas\nreplication: {patience_ms: 1500, checkpoint_ms: 60000}"
+    async with replica_pool(tmp_path, more=rare) as pool:
+        async with under_load(pool) as load:
+            await load.progress(durability="replicas")
+        assert missing(load.acks, await load.stored()) != [], "etcd lacks some of it"
+
+        for member in pool.members.values():
+            member.signal(signal.SIGTERM)
+        await until(lambda: not any(member.runs for member in pool.members.values()), 60, "all members have ended")
+        assert missing(load.acks, await load.stored()) == []
+
+        await until(pool.settled, 60, "the pool is whole again")
+        assert set((await pool.losses()).values()) == {0}
+        assert missing(load.acks, await load.contents("m1")) == []
+
+
 async def test_nothing_is_lost_when_a_member_is_killed_and_its_heirs_serve(tmp_path):
     async with replica_pool(tmp_path) as pool:
         async with under_load(pool, via=("m1", "m3")) as load:

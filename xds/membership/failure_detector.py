@@ -12,7 +12,7 @@ A member is lost only with a proof:
   stopped process from a busy one, so load gives no extra time here.
 
 How long each of these takes is :class:`~understudy.xds.membership.member_health.DetectorTimeouts`. A pool's spec sets
-it with ``liveness`` (``Liveness`` in :mod:`understudy.statesync.pool.spec`).
+it with ``liveness`` (``Liveness`` in :mod:`understudy.statesync.pool.spec_parts`).
 
 A member that was never heard is trusted, and silence alone never makes it lost. Beats and probes are carried by
 :mod:`understudy.xds.membership.heartbeat_server`. What follows from a death is decided by the controller.
@@ -170,11 +170,11 @@ class FailureDetector:
         if since_last > self.timeouts.pause:
             self._silence_counts_from = now
         self._last_tick = now
-        probes = []
+        probes, pulses = [], _Pulses(self._members, now - self.timeouts.silence)
         for health in list(self._members.values()):
-            aged = self._after_silence(health, now)
+            aged = self._after_silence(health, now, pulses)
             if self._needs_probe(aged, now):
-                runs, _ = self._pulse_report(aged, now)
+                runs, _ = pulses.report((aged.member, aged.boot))
                 usual = max(self.timeouts.unanswered, self.timeouts.running) if runs else self.timeouts.unanswered
                 probes.append(Probe(aged.member, aged.boot, aged.peer, self._with_load(usual, aged)))
                 aged = replace(aged, probing=True)
@@ -209,7 +209,7 @@ class FailureDetector:
             return _lost(health, now, f"restarted: boot {successor} is registered")
         return replace(health, liveness=LivenessState.SUSPECT, next_probe=now) if health.peer else health
 
-    def _after_silence(self, health: MemberHealth, now: int) -> MemberHealth:
+    def _after_silence(self, health: MemberHealth, now: int, pulses: "_Pulses") -> MemberHealth:
         """The health after the time that has passed: a suspect, or lost, if it was silent for too long."""
         timeouts = self.timeouts
         silent = now - max(health.last_sign, self._silence_counts_from)
@@ -218,7 +218,7 @@ class FailureDetector:
             and health.heard
             and silent >= timeouts.silence
         ):
-            runs, witness = self._pulse_report(health, now)
+            runs, witness = pulses.report((health.member, health.boot))
             if runs is False:
                 return _lost(health, now, f"silent, and {witness} misses its pulse")
         if health.liveness is LivenessState.ALIVE and silent >= self.silence_timeout(health):
@@ -227,21 +227,6 @@ class FailureDetector:
         if no_trace and health.liveness is not LivenessState.LOST and now - health.unknown_since >= timeouts.vanished:
             return _lost(health, now, "its record in etcd is gone and nothing is heard of it")
         return health
-
-    def _pulse_report(self, health: MemberHealth, now: int) -> tuple[bool | None, str]:
-        """Whether the process runs, and which member says so; None if no member that is alive takes its pulse.
-
-        Only members that were heard just now count. If they disagree the process runs.
-        """
-        who = (health.member, health.boot)
-        reports = {
-            other.pulses[who]: other.member
-            for other in self._members.values()
-            if who in other.pulses
-            and other.liveness is LivenessState.ALIVE
-            and now - other.last_sign < self.timeouts.silence
-        }
-        return (True, reports[True]) if True in reports else (False, reports[False]) if reports else (None, "")
 
     def _needs_probe(self, health: MemberHealth, now: int) -> bool:
         if health.probing or not health.peer or now < health.next_probe:
@@ -275,6 +260,34 @@ class FailureDetector:
         self._members[who] = health
         if before is None or _public(before) != _public(health):
             self._on_change(MemberChange(before, health))
+
+
+class _Pulses:
+    """What members that were heard since a time say of the pulses that they take, at one look."""
+
+    def __init__(self, members: Mapping[MemberBoot, MemberHealth], heard_since: int) -> None:
+        self._members = members
+        self._heard_since = heard_since
+        self._reports: dict[MemberBoot, dict[bool, str]] | None = None
+
+    def report(self, who: MemberBoot) -> tuple[bool | None, str]:
+        """Whether a process runs, and which member says so; None if no member that is alive takes its pulse.
+
+        If they disagree the process runs.
+        """
+        if self._reports is None:
+            self._reports = self._read()
+        found = self._reports.get(who, {})
+        return (True, found[True]) if True in found else (False, found[False]) if found else (None, "")
+
+    def _read(self) -> dict[MemberBoot, dict[bool, str]]:
+        """All reports, by the process that they are about."""
+        reports: dict[MemberBoot, dict[bool, str]] = {}
+        for health in self._members.values():
+            if health.liveness is LivenessState.ALIVE and health.last_sign > self._heard_since:
+                for who, runs in health.pulses.items():
+                    reports.setdefault(who, {})[runs] = health.member
+        return reports
 
 
 def _public(health: MemberHealth) -> tuple[bool, MemberState | None, bool]:

@@ -263,7 +263,7 @@ async def test_front_envoys_are_given_time_to_learn_of_the_end() -> None:
     owned, updates = OwnedSlots(), cast("Any", SimpleNamespace(wake=lambda: None))
     owned.reopen(owned.gain(1, Owner("a", "a1", 1), 7))
     state = DrainState(view_of("a"))
-    drain = Drain(state, owned, updates, on_change=lambda: None, others=lambda: ["b"], needed=lambda: 0, seconds=60.0)
+    drain = drain_of(state, owned, updates, others=["b"], seconds=60.0)
     handing_over = drain.begin()
     await asyncio.sleep(0)
     assert drain.outstanding(time.monotonic()) == "1 slots are still to be handed over"
@@ -274,6 +274,22 @@ async def test_front_envoys_are_given_time_to_learn_of_the_end() -> None:
     assert drain.outstanding(before) == "front Envoys may not know yet"
     assert drain.outstanding(before + LINGER) == "front Envoys may not know yet"
     assert drain.outstanding(time.monotonic() + LINGER) == ""
+
+
+def drain_of(state: DrainState, owned: OwnedSlots, updates: Any, *, others: list[str], seconds: float) -> Drain:
+    async def save(_: float) -> int:
+        raise AssertionError("every slot is handed over")
+
+    return Drain(
+        state,
+        owned,
+        updates,
+        on_change=lambda: None,
+        others=lambda: others,
+        needed=lambda: 0,
+        save=save,
+        seconds=seconds,
+    )
 
 
 async def test_a_leave_that_does_not_wait_begins_the_drain(pool: SidecarPool) -> None:
