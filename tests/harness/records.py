@@ -142,20 +142,36 @@ class PoolRecords:
 
     async def await_owners(self, orders: Sequence[Sequence[str]]) -> None:
         """Wait until every slot is owned, stably, by the first of its order."""
+        await until(lambda: self._owned_as(orders), timeout=120, what=f"slots are owned as in {orders}")
 
-        async def settled() -> bool:
-            owners = await self.owners()
-            return len(owners) == self.spec.slots and all(
-                owner.active == orders[slot % len(orders)][0] and owner.phase == "stable"
-                for slot, owner in owners.items()
-            )
-
-        await until(settled, timeout=120, what=f"slots are owned as in {orders}")
+    async def _owned_as(self, orders: Sequence[Sequence[str]]) -> bool:
+        owners = await self.owners()
+        return len(owners) == self.spec.slots and all(
+            owner.active == orders[slot % len(orders)][0] and owner.phase == "stable" for slot, owner in owners.items()
+        )
 
     async def settle(self, *orders: Sequence[str]) -> None:
-        """Write a table of these orders and wait until it is so."""
+        """Write a table of these orders and wait until it is so.
+
+        A handover that was taken back makes the owner record newer than the table, and members do nothing more about
+        it. Then the table is written again, as a leader does.
+        """
         await self.write_table(orders)
-        await self.await_owners(orders)
+
+        async def settled() -> bool:
+            if await self._owned_as(orders):
+                return True
+            table = await self.table()
+            page = await self.client.range(prefix_range(self.keys.owners))
+            for kv in page.kvs:
+                owner, wanted = Owner.decode(kv.value), orders[int(kv.key[-5:]) % len(orders)][0]
+                newer = table is None or kv.mod_revision > table.revision
+                if newer and owner.phase == "stable" and owner.active != wanted:
+                    await self.write_table(orders)
+                    break
+            return False
+
+        await until(settled, timeout=120, what=f"slots are owned as in {orders}")
 
 
 def _lost(one: str | Lost) -> Lost:
