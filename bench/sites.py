@@ -22,6 +22,7 @@ import json
 import math
 import os
 import platform
+import random
 import string
 import subprocess
 import sys
@@ -35,7 +36,7 @@ from typing import Any
 
 import aiohttp
 
-from bench.failover_load import WINDOW, Effect, Event, Load, effect_of, latency
+from bench.failover_load import WINDOW, Client, Effect, Event, Load, effect_of, latency
 from bench.sites_link import delayed
 from bench.sites_pool import PARTIES, SITES, Operator, SitePool, site_pool
 from tests.harness.lateness import lateness
@@ -72,6 +73,8 @@ PATIENCE = 60.0
 SETTLED = 0.3
 STEADY_FOR = 8.0
 LOOK = 0.25
+ASKED = 2
+"""Sessions of each site whose copies are asked at each look."""
 TABLE_CHANGES = 3.0
 """Seconds in which a change of the spec shows in the slot table, if it makes any difference there."""
 IN_FLIGHT = 2
@@ -141,17 +144,30 @@ class Bench:
         return 1.1 * float(self._options.sessions) / float(self._options.rate)
 
     async def steady(self) -> dict[str, Any]:
-        """What requests take when nothing happens, and how long ago copies last heard from etcd."""
+        """What requests take when nothing happens, and how far copies on the other site are behind, as they say."""
         since, lags = time.monotonic(), list[float]()
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
             while time.monotonic() < since + STEADY_FOR:
                 await asyncio.sleep(LOOK)
-                for place in self._pool.layout.members:
-                    async with http.get(f"http://{place.peer}/peer/v1/status") as answer:
-                        lags.append((await answer.json())["sync"]["lag_ms"])
+                for load in self._loads:
+                    for client in random.sample(load.clients, ASKED):
+                        lags += await self._lags(http, client)
         history = [op for load in self._loads for op in load.history]
-        p99 = percentile(lags, 0.99)
-        return {"latency_ms": latency(history, since), "failed": sum(not op.ok for op in history), "lag_p99_ms": p99}
+        lag = {f"p{part}": percentile(lags, part / 100) for part in (50, 99)}
+        failed = sum(not op.ok for op in history)
+        return {"latency_ms": latency(history, since), "failed": failed, "lag_ms": lag, "lags": len(lags)}
+
+    async def _lags(self, http: aiohttp.ClientSession, client: Client) -> list[float]:
+        """How many ms ago each copy of a session on the other site last heard from its active."""
+        found, home = [], self._pool.members[client.server]
+        for place in self._pool.layout.members:
+            if place.site == home:
+                continue
+            url, headers = f"http://{place.session_api}/v1/sessions/{client.key}", {"Understudy-Consistency": "stale"}
+            async with http.get(url, headers=headers) as answer:
+                if answer.status == 200 and answer.headers.get("Understudy-Served-By") == place.name:
+                    found.append(float(answer.headers["Understudy-Lag-Ms"]))
+        return found
 
     async def event(self, kind: str, site: str) -> Outcome:
         """Strike a site, mend it, and judge."""
@@ -409,10 +425,10 @@ def table(results: dict[str, Any]) -> str:
         "",
         f"| ms one way | requests without an event: p50, ms | p99 | {title} | last word of etcd at copies, p99 |",
     ]
-    lines.append("|---" * 5 + "|")
+    lines.append("|---" * 6 + "|")
     for delay, found in results["delays"].items():
         taken = found["steady"]["latency_ms"]
-        shown = (taken["p50"], taken["p99"], taken["slowest_p99"], found["steady"]["lag_p99_ms"])
+        shown = (taken["p50"], taken["p99"], taken["slowest_p99"], *found["steady"]["lag_ms"].values())
         lines.append(f"| {delay} | {' | '.join(f'{value:.0f}' for value in shown)} |")
     return "\n".join(lines)
 
