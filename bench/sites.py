@@ -81,6 +81,15 @@ IN_FLIGHT = 2
 WARM_UP = 4
 """Writes of each of the :data:`IN_FLIGHT` that do not count: connections are made."""
 BODY = b"x" * 256
+EVENT_COLUMNS = (
+    "ms one way | event | events | gap p50, ms | p99 | slowest session: median | p99 | worst | failed of requests "
+    "| lost: `sync` | `replicas` | moved | needless"
+)
+COST_COLUMNS = "ms one way | copies | class | write p50, ms | p99 | slots with copies on both sites"
+STEADY_COLUMNS = (
+    f"ms one way | requests without an event: p50, ms | p99 | p99 of each session's slowest in {WINDOW:g} s "
+    "| lag of copies: p50 | p99"
+)
 
 
 def spec_of(copies: str = SPREAD) -> PoolSpec:
@@ -171,6 +180,9 @@ class Bench:
 
     async def event(self, kind: str, site: str) -> Outcome:
         """Strike a site, mend it, and judge."""
+        if kind == "loss" and self._options.with_leader:
+            await self._operator.lead_from(site)
+            await asyncio.sleep(self._turn())
         before = await self._operator.state()
         leader = await self._operator.leader()
         self._tidy()
@@ -332,15 +344,16 @@ async def measure(net: Network, options: argparse.Namespace) -> dict[str, Any]:
         async with site_pool(Path(directory) / "run", spec_of(), net) as (pool, operator):
             await _until(lambda: _at_rest(pool, operator))
             print(f"   the pool runs after {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-            costs = await write_costs(pool, operator, options.writes)
+            costs = await write_costs(pool, operator, options.writes) if options.writes else []
             bench, outcomes = Bench(pool, operator, options), list[Outcome]()
             async with bench.clients():
                 steady = await bench.steady()
                 print(f"   steady: {steady}", file=sys.stderr, flush=True)
-                for number in range(options.events * len(EVENTS)):
+                kinds = options.kinds.split(",")
+                for number in range(options.events * len(kinds)):
                     if time.monotonic() - begun > options.seconds:
                         break
-                    kind, site = EVENTS[number % 2], SITES[number // 2 % 2]
+                    kind, site = kinds[number % len(kinds)], SITES[number // len(kinds) % 2]
                     outcomes.append(await bench.event(kind, site))
                     print(_line(number, outcomes[-1]), file=sys.stderr, flush=True)
     rows = rows_of(outcomes)
@@ -399,38 +412,39 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """The figures as Markdown."""
-    columns = "events | gap p50, ms | p99 | slowest session: median | p99 | worst | failed of requests"
-    lines = [f"| ms one way | event | {columns} | lost: `sync` | `replicas` | moved | needless |"]
-    lines.append("|---" * 13 + "|")
-    for delay, found in results["delays"].items():
-        for title, row in found["rows"].items():
-            gap, worst = row["gap_ms"], row["worst_ms"]
-            times = (gap["p50"], gap["p99"], worst["p50"], worst["p99"], worst["p100"])
-            counts = (row["lost"]["sync"], row["lost"]["replicas"], row["moved"], row["needless"])
-            shown = [delay, title, row["events"], *(f"{time:.0f}" for time in times)]
-            shown += [f"{row['failed']} of {row['requests']}", *counts]
-            lines.append(f"| {' | '.join(map(str, shown))} |")
-    lines += [
-        "",
-        "| ms one way | copies | class | write p50, ms | p99 | slots with copies on both sites |",
-        "|---" * 6 + "|",
+    """The figures as Markdown: events, what writes take if that was measured, and requests without an event."""
+    delays = results["delays"].items()
+    parts = [
+        _markdown(EVENT_COLUMNS, [_event_row(delay, *row) for delay, found in delays for row in found["rows"].items()]),
+        _markdown(COST_COLUMNS, [_cost_row(delay, row) for delay, found in delays for row in found["costs"]]),
+        _markdown(STEADY_COLUMNS, [_steady_row(delay, found["steady"]) for delay, found in delays]),
     ]
-    for delay, found in results["delays"].items():
-        for row in found["costs"]:
-            shown = [delay, f"`{row['copies']}`", f"`{row['class']}`", f"{row['p50']:.1f}", f"{row['p99']:.1f}"]
-            lines.append(f"| {' | '.join(shown)} | {100 * row['crossing']:.0f} % |")
-    title = f"p99 of each session's slowest in {WINDOW:g} s"
-    lines += [
-        "",
-        f"| ms one way | requests without an event: p50, ms | p99 | {title} | last word of etcd at copies, p99 |",
-    ]
-    lines.append("|---" * 6 + "|")
-    for delay, found in results["delays"].items():
-        taken = found["steady"]["latency_ms"]
-        shown = (taken["p50"], taken["p99"], taken["slowest_p99"], *found["steady"]["lag_ms"].values())
-        lines.append(f"| {delay} | {' | '.join(f'{value:.0f}' for value in shown)} |")
-    return "\n".join(lines)
+    return "\n\n".join(filter(None, parts))
+
+
+def _markdown(columns: str, rows: Sequence[str]) -> str:
+    """A table; '' without rows."""
+    return "\n".join([f"| {columns} |", "|---" * (columns.count("|") + 1) + "|", *rows]) if rows else ""
+
+
+def _event_row(delay: str, title: str, row: dict[str, Any]) -> str:
+    gap, worst = row["gap_ms"], row["worst_ms"]
+    times = (gap["p50"], gap["p99"], worst["p50"], worst["p99"], worst["p100"])
+    counts = (row["lost"]["sync"], row["lost"]["replicas"], row["moved"], row["needless"])
+    failed = f"{row['failed']} of {row['requests']}"
+    shown = [delay, title, row["events"], *(f"{time:.0f}" for time in times), failed, *counts]
+    return f"| {' | '.join(map(str, shown))} |"
+
+
+def _cost_row(delay: str, row: dict[str, Any]) -> str:
+    shown = [delay, f"`{row['copies']}`", f"`{row['class']}`", f"{row['p50']:.1f}", f"{row['p99']:.1f}"]
+    return f"| {' | '.join(shown)} | {100 * row['crossing']:.0f} % |"
+
+
+def _steady_row(delay: str, steady: dict[str, Any]) -> str:
+    taken = steady["latency_ms"]
+    shown = [taken["p50"], taken["p99"], taken["slowest_p99"], *steady["lag_ms"].values()]
+    return f"| {delay} | {' | '.join(f'{value:.0f}' for value in shown)} |"
 
 
 def machine() -> dict[str, Any]:
@@ -454,7 +468,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no event of a delay after so long")
     parser.add_argument("--sessions", type=int, default=60)
     parser.add_argument("--rate", type=float, default=100.0, help="requests a second, both sites together")
-    parser.add_argument("--writes", type=int, default=100, help="writes of each class that show what a write takes")
+    parser.add_argument(
+        "--writes", type=int, default=100, help="writes of each class that show what a write takes, or 0"
+    )
+    parser.add_argument("--kinds", default=",".join(EVENTS), help="events, in turn, separated by commas")
+    parser.add_argument("--with-leader", action="store_true", help="have etcd led from the site before each loss of it")
     parser.add_argument("--table", action="store_true", help="only print what was measured so far")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()

@@ -11,6 +11,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from tests.harness.netns import Network
 from understudy.deploy.common.layout import Layout
 from understudy.deploy.common.operator import this_operator
@@ -110,7 +112,8 @@ class SitePool(LocalPool):
 
     def _site_of(self, name: str) -> str:
         layout = self.layout
-        sites = {place.name: place.site for place in (*layout.controls, layout.front, *layout.site_fronts)}
+        sites = {control.name: control.site for control in layout.controls}
+        sites |= {front.name: front.site for front in (layout.front, *layout.site_fronts)}
         sites |= {etcd: site or WITNESS for etcd, site in zip(layout.etcd_names, layout.etcd_sites, strict=True)}
         return {**sites, **self.members}[name.partition("/")[0]]
 
@@ -153,8 +156,25 @@ class Operator:
 
     async def leader(self) -> str:
         """The site of etcd's leader; '' while there is none."""
-        places = zip(await self.etcd.status(), self._pool.layout.etcd_sites, strict=True)
-        return next((site or WITNESS for status, site in places if status.leader), "")
+        for status, site in zip(await self.etcd.status(), self._pool.layout.etcd_sites, strict=True):
+            if status.leader:
+                return site or WITNESS
+        return ""
+
+    async def lead_from(self, site: str) -> None:
+        """Make the member of etcd on a site its leader. Raises ``aiohttp.ClientError`` if etcd refuses."""
+        async with aiohttp.ClientSession(raise_for_status=True) as http:
+            ids: dict[str, str] = {}
+            for place, url in zip(self._pool.layout.etcd_sites, self._pool.layout.etcd, strict=True):
+                async with http.post(f"{url}/v3/maintenance/status", json={}) as answer:
+                    status = await answer.json()
+                ids[place or WITNESS] = status["header"]["member_id"]
+                if status["leader"] == ids[place or WITNESS]:
+                    leader, where = url, place or WITNESS
+            if where != site:
+                target = {"targetID": ids[site]}
+                async with http.post(f"{leader}/v3/maintenance/transfer-leadership", json=target) as answer:
+                    await answer.read()
 
 
 @contextlib.asynccontextmanager
