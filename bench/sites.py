@@ -375,8 +375,8 @@ def rows_of(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
     losses = [one for one in outcomes if one.kind == "loss"]
     rows = {
         "loss of a site": losses,
-        "of these with etcd's leader": [one for one in losses if one.leader == one.site],
-        "of these without it": [one for one in losses if one.leader != one.site],
+        "loss, etcd's leader on this site": [one for one in losses if one.leader == one.site],
+        "loss, etcd's leader elsewhere": [one for one in losses if one.leader != one.site],
         "planned switch": [one for one in outcomes if one.kind == "switch"],
     }
     return {title: summary(found) for title, found in rows.items() if found}

@@ -37,8 +37,8 @@ def test_losses_with_and_without_the_leader_of_etcd_have_rows_of_their_own():
     rows = rows_of([LOSS, replace(LOSS, leader="west"), replace(LOSS, leader="witness"), switch])
     assert {name: row["events"] for name, row in rows.items()} == {
         "loss of a site": 3,
-        "of these with etcd's leader": 1,
-        "of these without it": 2,
+        "loss, etcd's leader on this site": 1,
+        "loss, etcd's leader elsewhere": 2,
         "planned switch": 1,
     }
 
