@@ -8,7 +8,7 @@ TYPES  := build/types/understudy
 PACKAGES := xds proxy statesync telemetry deploy
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which would compile all modules anew
 
-.PHONY: help setup demo test lint format unit quick site chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-telemetry bench-tcp bench-tenants bench-drills bench-console bench-predictive bench-overload chart images-try etcd-stubs clean bench-balance
+.PHONY: help setup demo test lint format unit quick site chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-sites bench-telemetry bench-tcp bench-tenants bench-drills bench-console bench-predictive bench-overload chart images-try etcd-stubs clean bench-balance
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -72,6 +72,9 @@ bench-requests: $(STAMP)  ## a whole request through Envoy and an application, b
 bench-failover: $(STAMP)  ## failovers beside Envoy and HAProxy with Redis; EVENTS=20; in parts: python -m bench.failover --help (an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m bench.failover --events $(or $(EVENTS),20)
+
+bench-sites: $(STAMP)  ## loss and switch of a site at 0, 5 and 20 ms between sites; EVENTS=20; needs root; writes bench/results/sites.json (35 min)
+	$(BIN)/python -m bench.sites --events $(or $(EVENTS),20)
 
 bench-telemetry: $(STAMP)  ## what telemetry costs requests and failovers; needs wrk; writes bench/results/telemetry.json (2 min)
 	$(BIN)/python -m bench.telemetry

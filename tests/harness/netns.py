@@ -86,14 +86,14 @@ class Network:
 
     def socket(self, party: str) -> socket.socket:
         """A new non-blocking TCP socket that belongs to a party's namespace, wherever it is used from."""
-        with self._entered(party):
+        with self.entered(party):
             made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         made.setblocking(False)
         return made
 
     @contextlib.contextmanager
-    def _entered(self, party: str) -> Iterator[None]:
-        """Have this thread in another namespace: nothing may be awaited inside."""
+    def entered(self, party: str) -> Iterator[None]:
+        """Have this thread in a party's namespace: nothing may be awaited inside."""
         with Path("/proc/thread-self/ns/net").open() as home, (_RUN / self.namespace(party)).open() as there:
             _enter(there.fileno())
             try:

@@ -1,0 +1,62 @@
+"""The benchmark of sites judges rightly: what a row adds up to, classes of sessions, places of processes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from bench.sites import Outcome, class_of, rows_of, spec_of, summary
+from bench.sites_pool import moved
+from understudy.deploy.local.local_layout import LocalSettings, plan_layout
+from understudy.deploy.local.ports import PortPicker
+
+LOSS = Outcome(
+    kind="loss",
+    site="east",
+    leader="east",
+    requests=100,
+    failed=1,
+    gaps=(10.0, 300.0),
+    lost={"sync": 0, "replicas": 1},
+    moved=2,
+    needless=0,
+    errors=(),
+    seconds=10.0,
+    late=1.0,
+)
+
+
+def test_a_row_adds_its_events_up_and_takes_the_slowest_session_of_each():
+    row = summary([LOSS, replace(LOSS, gaps=(20.0, 500.0), lost={"sync": 0, "replicas": 0})])
+    assert (row["events"], row["requests"], row["failed"], row["moved"]) == (2, 200, 2, 4)
+    assert row["lost"] == {"sync": 0, "replicas": 1}
+    assert row["worst_ms"]["p100"] == 500
+    assert [one["worst_ms"] for one in row["each"]] == [300, 500]
+
+
+def test_losses_with_and_without_the_leader_of_etcd_have_rows_of_their_own():
+    switch = replace(LOSS, kind="switch")
+    rows = rows_of([LOSS, replace(LOSS, leader="west"), replace(LOSS, leader="witness"), switch])
+    assert {name: row["events"] for name, row in rows.items()} == {
+        "loss of a site": 3,
+        "loss, etcd's leader on this site": 1,
+        "loss, etcd's leader elsewhere": 2,
+        "planned switch": 1,
+    }
+
+
+def test_the_class_of_a_session_is_what_the_spec_says():
+    rules = spec_of().durability_rules
+    for key in ("Az", "cz", "zz", "-z", "9z"):
+        told = next((rule.durability for rule in rules if key.startswith(rule.prefix)), spec_of().durability)
+        assert class_of(key) == told
+
+
+def test_each_process_has_the_address_of_its_site(tmp_path: Path):
+    ports = PortPicker()
+    settings = LocalSettings(tmp_path, spec_of(), members=4, controls=2, etcds=3, sites=("east", "west"))
+    layout = moved(plan_layout(settings, ports), {"east": "10.0.0.1", "west": "10.0.0.2", "witness": "10.0.0.3"})
+    ports.close()
+    assert [place.peer.rpartition(":")[0] for place in layout.members] == ["10.0.0.1", "10.0.0.2"] * 2
+    assert [url.rpartition(":")[0] for url in layout.etcd] == [f"http://10.0.0.{number}" for number in (1, 2, 3)]
+    assert layout.front.listen.startswith("10.0.0.1:")
+    assert layout.site_fronts[0].admin.startswith("10.0.0.2:")
+    assert "127.0.0.1" not in layout.encode()
