@@ -80,6 +80,9 @@ class Sessions:
         connector = aiohttp.UnixConnector(unix) if unix else aiohttp.TCPConnector(limit=0)
         shown = {"Authorization": f"Bearer {token}"} if token else None
         self._http = aiohttp.ClientSession(connector=connector, headers=shown, timeout=aiohttp.ClientTimeout(total=8))
+        # aiohttp sends a PUT or DELETE again if the connection breaks before the answer. If the sidecar is gone then,
+        # the error says that it could not be reached, although it may have carried the first one out.
+        self._http._retry_connection = False  # noqa: SLF001 - there is no public setting
 
     async def call(
         self, method: str, key: str = "", body: object = None, *, action: str = "", **headers: str | None

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from tests.harness.sidecars import sidecar_pool
 from tests.harness.waiting import free_port
-from understudy.deploy.examples.cart import make_app
+from understudy.deploy.examples.cart import Sessions, SidecarError, make_app
 
 TEA = {"sku": "tea", "quantity": 2}
 
@@ -43,6 +43,31 @@ async def open_shop(session_api, member="cart-1"):
             yield Shop(f"http://127.0.0.1:{port}", http)
     finally:
         await runner.cleanup()
+
+
+async def test_a_write_to_a_sidecar_that_ends_before_its_answer_counts_as_sent():
+    """The client sent it again by itself, found nobody, and Envoy was told that it may ask another member."""
+    calls = []
+
+    async def end_at_the_write(reader, writer):
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            calls.append(head.split(b" ", 1)[0])
+            if calls[-1] != b"GET":
+                server.close()
+                break
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+        writer.close()
+
+    server = await asyncio.start_server(end_at_the_write, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    sessions = Sessions(f"http://{host}:{port}")
+    try:
+        assert (await sessions.call("GET", "k")).body == b"[]"
+        with pytest.raises(SidecarError) as lost:
+            await sessions.call("PUT", "k", ["tea"])
+    finally:
+        await sessions.close()
+    assert (lost.value.sent, calls) == (True, [b"GET", b"PUT"])
 
 
 @pytest.fixture
