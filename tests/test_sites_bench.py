@@ -3,8 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from bench.sites import Outcome, class_of, rows_of, spec_of, summary
+from bench.sites import class_of, spec_of
 from bench.sites_pool import moved
+from bench.sites_report import Outcome, rows_of, summary
 from understudy.deploy.local.local_layout import LocalSettings, plan_layout
 from understudy.deploy.local.ports import PortPicker
 

@@ -13,7 +13,7 @@ from understudy.proxy.events.counters import Counters
 from understudy.proxy.events.handover_latency import HandoverLatency
 from understudy.proxy.events.rejoins import Rejoins
 from understudy.proxy.events.split_brain_audit import SplitBrainAudit
-from understudy.statesync.pool.ownership import Claimed
+from understudy.statesync.pool.claims import Claimed
 from understudy.statesync.pool.records import FailoverRecord, Owner
 from understudy.statesync.pool.slots import MAX_SLOTS
 from understudy.statesync.pool.state import At

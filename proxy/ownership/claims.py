@@ -27,18 +27,9 @@ from understudy.proxy.ownership.read_deadline import BOUND
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.statesync.etcd.client import EtcdClient, EtcdError, Put, TxnResult
 from understudy.statesync.etcd.txn_retry import retry_txn
-from understudy.statesync.pool.ownership import (
-    CLAIM_MOST,
-    Claimed,
-    FailoverLog,
-    View,
-    claim,
-    claim_transaction,
-    records_compared,
-    records_written,
-    resignations,
-    unclaimable,
-)
+from understudy.statesync.pool.claims import CLAIM_MOST, Claimed, claim, claim_transaction, resignations, unclaimable
+from understudy.statesync.pool.owner_records import FailoverLog, records_compared, records_written
+from understudy.statesync.pool.ownership import View
 from understudy.statesync.pool.records import SyncRecord
 from understudy.statesync.replication.sync_set import Process, Source
 from understudy.statesync.testing.crash_points import CrashPoint, crash_point

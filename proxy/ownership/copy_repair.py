@@ -23,13 +23,8 @@ from understudy.proxy.peers.anti_entropy import NotHeld, RepairRefused
 from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.statesync.etcd.client import EtcdClient, EtcdError, OutcomeUnknown
 from understudy.statesync.etcd.txn_retry import retry_txn
-from understudy.statesync.pool.ownership import (
-    begin_anew,
-    is_valid,
-    records_compared,
-    records_read,
-    records_written,
-)
+from understudy.statesync.pool.owner_records import begin_anew, records_compared, records_read, records_written
+from understudy.statesync.pool.ownership import is_valid
 from understudy.statesync.pool.records import Owner, SyncRecord
 from understudy.statesync.replication.history import History
 from understudy.statesync.replication.sync_set import Process, SyncSet

@@ -30,7 +30,7 @@ from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_protocol import NotTaken, PeerError
 from understudy.statesync.etcd.client import EtcdClient, Put
 from understudy.statesync.etcd.txn_retry import retry_txn
-from understudy.statesync.pool.ownership import (
+from understudy.statesync.pool.owner_records import (
     FailoverLog,
     NotInSet,
     finish_handover,

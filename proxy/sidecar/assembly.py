@@ -1,36 +1,27 @@
 """Puts the parts of a sidecar together: each gets what it uses through its constructor, lower parts first."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 
-from understudy.proxy.events.incarnation import Incarnation
 from understudy.proxy.events.recorder import Recorder
 from understudy.proxy.events.rejoins import takeover_before
 from understudy.proxy.health.app_health_check import AppHealthCheck
 from understudy.proxy.health.check_registry import CheckRegistry
-from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.health.process_usage import ProcessUsage
-from understudy.proxy.health.resource_watch import ResourceWatch, UsageReader, Watched
 from understudy.proxy.health.spec_checks import SpecChecks
-from understudy.proxy.member.identity import MemberIdentity
-from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.member.signal import Signal
 from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.claims import Claimer
 from understudy.proxy.ownership.copy_repair import CopyRepair
 from understudy.proxy.ownership.drain import Drain
-from understudy.proxy.ownership.drain_reason import DrainState
-from understudy.proxy.ownership.etcd_contact import LATE, EtcdContact
+from understudy.proxy.ownership.etcd_contact import LATE
 from understudy.proxy.ownership.handover import Handover
 from understudy.proxy.ownership.handover_pacing import HandoverPacing
 from understudy.proxy.ownership.opening import SlotOpener
-from understudy.proxy.ownership.owned_slots import OwnedSlots
-from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_deadline import ReadDeadline
 from understudy.proxy.ownership.read_proof import ReadProof
 from understudy.proxy.ownership.set_changes import SetChanges
@@ -55,35 +46,33 @@ from understudy.proxy.sessions.request_sweep import RequestSweep
 from understudy.proxy.sessions.routing import OwnerRouter
 from understudy.proxy.sessions.service import SessionService
 from understudy.proxy.sessions.session_sweep import SessionSweep
+from understudy.proxy.sidecar.base import Base, base_of
 from understudy.proxy.sidecar.beats import Beats
 from understudy.proxy.sidecar.heartbeat_client import HeartbeatClient
 from understudy.proxy.sidecar.load_meter import LoadMeter
-from understudy.proxy.sidecar.member_state import Facts, Faults, MemberStatus, fit_others, lasting_others
+from understudy.proxy.sidecar.member_parts import (
+    app_health_check,
+    facts_of,
+    has_no_pool,
+    registration_of,
+    resource_watch,
+    wanted_checks,
+)
+from understudy.proxy.sidecar.member_state import Faults, MemberStatus, lasting_others
 from understudy.proxy.sidecar.metrics import PartsCollector, SidecarMetrics
 from understudy.proxy.sidecar.name_holder import NameHolder
 from understudy.proxy.sidecar.parts import Sidecar
-from understudy.proxy.sidecar.registration import Registration
 from understudy.proxy.sidecar.settings import SidecarSettings
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.etcd.informer import Informer, InformerBatch
 from understudy.statesync.heartbeat.pulse import Pulses
-from understudy.statesync.pool.addresses import split_address
-from understudy.statesync.pool.app_health import AppHealth
-from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.ownership import FailoverLog
-from understudy.statesync.pool.pool_clock import PoolClock
+from understudy.statesync.pool.owner_records import FailoverLog
 from understudy.statesync.pool.pools import PoolWatch
-from understudy.statesync.pool.records import Member, MemberState
-from understudy.statesync.pool.spec_parts import CheckSpec
-from understudy.statesync.pool.state import Changed
 from understudy.statesync.replication.sync_set import Process
 from understudy.statesync.sessions.commit import Committer
-from understudy.statesync.sessions.replica import Replica
-from understudy.statesync.sessions.request_log import RequestLog
 from understudy.statesync.sessions.session_crypto import SessionCrypto
 from understudy.telemetry.metrics.phase_metrics import PhaseMetrics
 from understudy.telemetry.metrics.span_metrics import SpanMetrics
-from understudy.telemetry.tracing.setup import Telemetry, service_version
+from understudy.telemetry.tracing.setup import Telemetry
 
 Service = Coroutine[object, object, None]
 
@@ -104,27 +93,6 @@ class Assembled:
 
 
 @dataclass(frozen=True, slots=True)
-class _Base:
-    """What most parts are built upon."""
-
-    settings: SidecarSettings
-    etcd: EtcdClient
-    client: PeerClient
-    telemetry: Telemetry
-    pool: PoolView
-    copies: LocalCopies
-    owned: OwnedSlots
-    updates: PoolUpdates
-    drain: DrainState
-    incarnation: Incarnation
-    clock: PoolClock
-    contact: EtcdContact
-    loop_lag: LoopLag
-    changed: Signal
-    beat_now: Signal
-
-
-@dataclass(frozen=True, slots=True)
 class _Replication:
     """Replication between members: the actives' side, the copies' side, and the changes of sync sets."""
 
@@ -139,10 +107,10 @@ def assemble(
     settings: SidecarSettings, etcd: EtcdClient, client: PeerClient, telemetry: Telemetry, codec: SessionCrypto
 ) -> Assembled:
     """Build all parts of a sidecar; nothing runs yet."""
-    base = _base(settings, etcd, client, telemetry, codec)
+    base = base_of(settings, etcd, client, telemetry, codec)
     pool, copies, owned, metrics = base.pool, base.copies, base.owned, SidecarMetrics()
     reads = ReadDeadline(pool.identity.keys, etcd, base.contact, base.updates.apply, base.changed)
-    check, checks, resources = _check(base), CheckRegistry(), _resources(base)
+    check, checks, resources = app_health_check(base), CheckRegistry(), resource_watch(base)
     spec_checks = SpecChecks(checks, base.changed, commands=settings.allow_command_checks)
     faults = Faults(check, checks, reads, copies.replica)
     recorder = _recorder(base, check)
@@ -155,8 +123,8 @@ def assemble(
     writes, router, service, shedding = _sessions(
         base, replication, probe, recorder, reads, async_writes, overwritten, takeovers, metrics
     )
-    pool_watch = PoolWatch(etcd, settings.pool, partial(_no_pool, base))
-    status = MemberStatus(partial(_facts, base, faults, spec_checks, pool_watch))
+    pool_watch = PoolWatch(etcd, settings.pool, partial(has_no_pool, base))
+    status = MemberStatus(partial(facts_of, base, faults, spec_checks, pool_watch))
     name = NameHolder(pool, etcd, probe)
     sidecar = Sidecar(
         pool=pool,
@@ -190,7 +158,7 @@ def assemble(
             pool, copies.replica, _copy_repair(base, replication), etcd, recorder, interval=settings.scrub_interval
         ),
         name=name,
-        registration=_registration(base, status, name, resources),
+        registration=registration_of(base, status, name, resources),
     )
     _meter(metrics, sidecar, telemetry)
     services = partial(_services, base, replication, sidecar, spec_checks, pool_watch)
@@ -198,7 +166,7 @@ def assemble(
 
 
 def _services(
-    base: _Base, replication: _Replication, sidecar: Sidecar, spec_checks: SpecChecks, pool_watch: PoolWatch
+    base: Base, replication: _Replication, sidecar: Sidecar, spec_checks: SpecChecks, pool_watch: PoolWatch
 ) -> dict[str, Service]:
     pool, copies, owned, etcd, clock = base.pool, base.copies, base.owned, base.etcd, base.clock
     return {
@@ -219,7 +187,7 @@ def _services(
         "forecast": sidecar.resources.run(),
         "pulses": sidecar.monitor.run(),
         "pool clock": ClockWatch(pool, copies.informer, base.client, clock).run(),
-        "checks of the spec": spec_checks.run(partial(_wanted_checks, base)),
+        "checks of the spec": spec_checks.run(partial(wanted_checks, base)),
         "member state": sidecar.registration.watch_state(),
         "pool": pool_watch.run(),
         "watch": copies.informer.run(),
@@ -228,73 +196,7 @@ def _services(
     }
 
 
-def _facts(base: _Base, faults: Faults, spec_checks: SpecChecks, pool_watch: PoolWatch) -> Facts:
-    """What decides about the member's state, as of now."""
-    pool, reason, owns = base.pool, base.drain.reason, bool(len(base.owned))
-    return Facts(
-        draining=reason.why if reason else "",
-        fault=faults.any(),
-        own_fault=faults.own(),
-        synced=base.copies.informer.synced.is_set() and pool.spec is not None,
-        owns=owns,
-        has_roles=owns or bool(pool.assigned()),
-        others=bool(fit_others(pool)),
-        starting=spec_checks.unbegun(_wanted_checks(base)) or faults.checks.starting(time.monotonic()),
-        no_pool=pool_watch.fault,
-    )
-
-
-def _base(
-    settings: SidecarSettings, etcd: EtcdClient, client: PeerClient, telemetry: Telemetry, codec: SessionCrypto
-) -> _Base:
-    identity = MemberIdentity(settings.member, secrets.token_hex(8), PoolKeys(settings.pool), settings.site)
-    keys = identity.keys
-    pool, owned, incarnation, changed = PoolView(identity), OwnedSlots(), Incarnation(), Signal()
-    drain = DrainState(pool)
-    replica, requests = Replica(etcd, keys, codec), RequestLog(keys, identity.me, identity.boot)
-    updates = PoolUpdates(pool, owned, drain, incarnation)
-
-    def on_batch(batch: InformerBatch) -> None:
-        kinds = updates.apply(batch)
-        if kinds & Changed.CONTROLS:
-            telemetry.set_endpoints([at.record.grpc for at in pool.state.controls.values()])
-        if kinds:
-            changed()
-
-    informer = Informer(etcd, keys.records, on_batch)
-    return _Base(
-        settings=settings,
-        etcd=etcd,
-        client=client,
-        telemetry=telemetry,
-        pool=pool,
-        copies=LocalCopies(informer, replica, requests),
-        owned=owned,
-        updates=updates,
-        drain=drain,
-        incarnation=incarnation,
-        clock=PoolClock(),
-        contact=EtcdContact(),
-        loop_lag=LoopLag(),
-        changed=changed,
-        beat_now=Signal(),
-    )
-
-
-def _check(base: _Base) -> AppHealthCheck:
-    pool, loop_lag = base.pool, base.loop_lag
-    return AppHealthCheck(
-        base.settings.app,
-        AppHealth.parse(base.settings.app_health),
-        base.changed,
-        rules=lambda: pool.liveness,
-        stall=lambda: loop_lag.worst,
-        known=lambda: pool.spec is not None,
-        tcp=lambda: pool.spec.tcp if pool.spec else None,
-    )
-
-
-def _recorder(base: _Base, check: AppHealthCheck) -> Recorder:
+def _recorder(base: Base, check: AppHealthCheck) -> Recorder:
     return Recorder(
         base.telemetry,
         base.settings.pool,
@@ -306,7 +208,7 @@ def _recorder(base: _Base, check: AppHealthCheck) -> Recorder:
     )
 
 
-def _replication(base: _Base, recorder: Recorder, metrics: SidecarMetrics) -> _Replication:
+def _replication(base: Base, recorder: Recorder, metrics: SidecarMetrics) -> _Replication:
     pool, copies, etcd, owned, me = base.pool, base.copies, base.etcd, base.owned, base.pool.identity
     committer = Committer(etcd, me.keys, me.me, me.boot, copies.requests, metrics.committed)
 
@@ -327,7 +229,7 @@ def _replication(base: _Base, recorder: Recorder, metrics: SidecarMetrics) -> _R
 
 
 def _ownership(
-    base: _Base, replication: _Replication, probe: PeerProbe, recorder: Recorder, faults: Faults
+    base: Base, replication: _Replication, probe: PeerProbe, recorder: Recorder, faults: Faults
 ) -> tuple[Handover, Takeovers, SlotReconciler]:
     pool, copies, etcd, owned = base.pool, base.copies, base.etcd, base.owned
     failovers, claiming = FailoverLog(pool.identity.keys, pool.identity.me), asyncio.Lock()
@@ -365,7 +267,7 @@ def _ownership(
     return handover, takeovers, reconciler
 
 
-def _copy_repair(base: _Base, replication: _Replication) -> CopyRepair:
+def _copy_repair(base: Base, replication: _Replication) -> CopyRepair:
     pool, copies, etcd, owned = base.pool, base.copies, base.etcd, base.owned
     active, keeper, changes = replication.active, replication.keeper, replication.changes
     opener = SlotOpener(pool, copies, etcd, owned, active, keeper, base.clock)
@@ -373,7 +275,7 @@ def _copy_repair(base: _Base, replication: _Replication) -> CopyRepair:
 
 
 def _sessions(
-    base: _Base,
+    base: Base,
     replication: _Replication,
     probe: PeerProbe,
     recorder: Recorder,
@@ -409,7 +311,7 @@ def _sessions(
     return writes, router, service, shedding
 
 
-def _drain(base: _Base, changes: SetChanges) -> Drain:
+def _drain(base: Base, changes: SetChanges) -> Drain:
     others = partial(lasting_others, base.pool)
     seconds = base.settings.drain_seconds
     return Drain(
@@ -430,38 +332,7 @@ def _counted_on(pool: PoolView) -> int:
     return sum(view.counts_on(slot) and not view.mine(slot) for slot in view.sync_sets)
 
 
-def _resources(base: _Base) -> ResourceWatch:
-    settings, pool = base.settings, base.pool
-    watched = Watched(
-        app=split_address(settings.app)[1],
-        app_memory=settings.app_memory_limit,
-        app_cgroup=settings.app_cgroup,
-        disks=settings.watched_disks,
-        certificate=settings.tls.cert if settings.tls else None,
-    )
-
-    def wanted() -> bool:
-        return pool.spec is not None and pool.spec.predictive != "off"
-
-    return ResourceWatch(UsageReader(watched), base.loop_lag, wanted, base.changed)
-
-
-def _registration(base: _Base, status: MemberStatus, name: NameHolder, resources: ResourceWatch) -> Registration:
-    return Registration(
-        _record(base.settings, base.pool.identity.boot),
-        status.look,
-        base.etcd,
-        name,
-        base.loop_lag,
-        base.clock,
-        base.incarnation,
-        lambda: resources.forecast,
-        base.changed,
-        base.beat_now,
-    )
-
-
-def _step_down(base: _Base, sidecar: Sidecar) -> StepDown:
+def _step_down(base: Base, sidecar: Sidecar) -> StepDown:
     return StepDown(
         base.pool,
         base.owned,
@@ -474,7 +345,7 @@ def _step_down(base: _Base, sidecar: Sidecar) -> StepDown:
     )
 
 
-def _heartbeats(base: _Base, sidecar: Sidecar) -> HeartbeatClient:
+def _heartbeats(base: Base, sidecar: Sidecar) -> HeartbeatClient:
     beats = Beats(
         base.pool,
         base.copies,
@@ -493,37 +364,3 @@ def _meter(metrics: SidecarMetrics, sidecar: Sidecar, telemetry: Telemetry) -> N
     metrics.registry.register(PartsCollector(sidecar))
     telemetry.on_span = PhaseMetrics(metrics.registry, sidecar.pool.identity.keys.pool).recorded
     SpanMetrics(metrics.registry, lambda: telemetry.counts)
-
-
-def _no_pool(base: _Base) -> bool:
-    """Whether the pool surely has no spec; one that cannot be read is there."""
-    state = base.pool.state
-    return base.copies.informer.synced.is_set() and state.spec is None and state.keys.spec not in state.faults
-
-
-def _wanted_checks(base: _Base) -> tuple[CheckSpec, ...]:
-    """The checks that the sidecar is to run now: the spec's, this member's own, and the local Envoy's."""
-    settings, spec = base.settings, base.pool.spec
-    envoy = settings.envoy_admin
-    ready = (CheckSpec(name="envoy", http=f"http://{envoy}/ready", failures=3),) if envoy else ()
-    shared = spec.checks if spec else ()
-    return ready + shared + tuple(own for own in settings.checks if own.name not in {c.name for c in shared})
-
-
-def _record(settings: SidecarSettings, boot: str) -> Member:
-    return Member(
-        settings.member,
-        boot,
-        settings.app,
-        settings.advertise or settings.peer,
-        MemberState.INIT,
-        site=settings.site,
-        weight=settings.weight,
-        priority=settings.priority,
-        reason="starting",
-        since=time.time(),
-        version=service_version(),
-        node=settings.node,
-        zone=settings.zone,
-        app_version=settings.app_version,
-    )

@@ -5,6 +5,7 @@ One prefix per pool, ``/understudy/v1/<pool>/``. Members and control servers wat
 together. So the records that a claim writes, owners and sync sets, are in one range.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,18 +16,18 @@ ROOT = "/understudy/v1/"
 _DIGITS = 5
 
 
-class AuditKeys:
+class AuditKeys(ABC):
     """Key names of an audit log, below :attr:`prefix`. Its records say that they are about ``subject``."""
 
-    @cached_property
+    @property
+    @abstractmethod
     def prefix(self) -> str:
         """Everything of the subject starts with this."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def subject(self) -> str:
         """What the records are about."""
-        raise NotImplementedError
 
     @cached_property
     def audit(self) -> str:

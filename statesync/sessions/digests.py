@@ -25,7 +25,8 @@ from typing import NamedTuple
 from understudy.statesync.etcd.client import EtcdClient, Kv
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.ownership import agreed_set, records_read
+from understudy.statesync.pool.owner_records import records_read
+from understudy.statesync.pool.ownership import agreed_set
 from understudy.statesync.pool.records import Owner, SyncRecord
 from understudy.statesync.pool.state import At
 from understudy.statesync.replication.sync_set import Process

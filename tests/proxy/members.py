@@ -53,7 +53,8 @@ from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.informer import Informer
 from understudy.statesync.heartbeat.pulse import Pulses
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.ownership import FailoverLog, agreed_set
+from understudy.statesync.pool.owner_records import FailoverLog
+from understudy.statesync.pool.ownership import agreed_set
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.records import Lost, Member, MemberState, Owner
 from understudy.statesync.pool.spec import PoolSpec

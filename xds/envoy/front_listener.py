@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from understudy.statesync.pool.spec_front import ANY_HOST, FrontTls
+from understudy.xds.envoy.clusters import ads_source, socket_address
 from understudy.xds.envoy.envoy_telemetry import request_reports, tracing
 from understudy.xds.envoy.listener import http_filter
 from understudy.xds.envoy.messages import (
@@ -34,7 +35,7 @@ from understudy.xds.envoy.messages import (
     TransportSocket,
     WatchedDirectory,
 )
-from understudy.xds.envoy.resources import RETRY_BUFFER, ads_source, socket_address
+from understudy.xds.envoy.resources import RETRY_BUFFER
 from understudy.xds.envoy.routes import POOL_KEY, POOL_METADATA
 
 POOL_OF_REQUEST = f"%METADATA(ROUTE:{POOL_METADATA}:{POOL_KEY})%"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from understudy.statesync.http.headers import CLIENTS_MAY_NOT
+from understudy.xds.envoy.clusters import ads_source, socket_address
 from understudy.xds.envoy.envoy_telemetry import request_reports, server_errors, tracing
 from understudy.xds.envoy.messages import (
     AccessLog,
@@ -40,7 +41,8 @@ from understudy.xds.envoy.messages import (
     Value,
 )
 from understudy.xds.envoy.request_limit import limit_filter
-from understudy.xds.envoy.resources import RETRY_BUFFER, ads_source, routes_name, socket_address
+from understudy.xds.envoy.resource_names import routes_name
+from understudy.xds.envoy.resources import RETRY_BUFFER
 
 
 def listener_name(pool: str) -> str:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.xds.envoy.clusters import socket_address
 from understudy.xds.envoy.listener import listener_name, stderr_lines
 from understudy.xds.envoy.messages import (
     AccessLog,
@@ -33,7 +34,7 @@ from understudy.xds.envoy.messages import (
     SourceIpInput,
     TcpProxy,
 )
-from understudy.xds.envoy.resources import slot_name, socket_address
+from understudy.xds.envoy.resource_names import slot_name
 from understudy.xds.server.types import PREFIX
 from understudy.xds.server.wire import any_of, delimited
 

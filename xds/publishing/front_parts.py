@@ -158,7 +158,7 @@ class Composer:
 
 
 def _encoded_table(name: str, parts: Sequence[FrontPart]) -> Resource:
-    from understudy.xds.envoy.resources import part_name
+    from understudy.xds.envoy.resource_names import part_name
     from understudy.xds.envoy.routes import table_of_pools
 
     by_host: dict[str, list[tuple[int, str, Resource]]] = defaultdict(list)

@@ -6,7 +6,8 @@ Answers are cached, since the explorer asks the same few questions a million tim
 from functools import cache
 
 from tests.model.replication.world import NOBODY, Owner, Process, Records, SyncRecord, name_of
-from understudy.statesync.pool import ownership, records
+from understudy.statesync.pool import owner_records, records
+from understudy.statesync.pool.ownership import is_valid
 from understudy.statesync.pool.records import Phase
 from understudy.statesync.pool.state import At
 from understudy.statesync.replication import sync_set
@@ -19,7 +20,7 @@ NAMES = {name_of(number): number for number in range(3)}
 @cache
 def leaving(owner: Owner, to: int) -> Owner:
     """The record by which an owner stops writing in favour of the member ``to``."""
-    left = ownership.start_handover(_real(owner), name_of(to), cause="", traceparent="", now=0.0)
+    left = owner_records.start_handover(_real(owner), name_of(to), cause="", traceparent="", now=0.0)
     return owner._replace(revision=0, to=NAMES[left.to])
 
 
@@ -30,10 +31,10 @@ def finished(at: Records, boot: int) -> Written | None:
     A slot without a valid sync record is one of an earlier release: etcd has all of it, and it gets a record.
     """
     before = _real(at.owner)
-    after = ownership.finish_handover(before, str(boot), now=0.0)
+    after = owner_records.finish_handover(before, str(boot), now=0.0)
     try:
-        beside = ownership.sync_beside(before, _real_sync(at), after)
-    except ownership.NotInSet:
+        beside = owner_records.sync_beside(before, _real_sync(at), after)
+    except owner_records.NotInSet:
         return None
     return _beside(at, after, beside)
 
@@ -41,22 +42,22 @@ def finished(at: Records, boot: int) -> Written | None:
 @cache
 def undone(at: Records) -> Written:
     """The records by which the owner undoes a handover."""
-    return _kept(at, ownership.undo_handover(_real(at.owner), now=0.0))
+    return _kept(at, owner_records.undo_handover(_real(at.owner), now=0.0))
 
 
 @cache
 def taken_up(at: Records) -> Written:
     """The records by which an owner serves a slot again that it has given up."""
-    return _kept(at, ownership.take_up(_real(at.owner), now=0.0))
+    return _kept(at, owner_records.take_up(_real(at.owner), now=0.0))
 
 
 def _kept(at: Records, after: records.Owner) -> Written:
-    return _beside(at, after, ownership.sync_beside(_real(at.owner), _real_sync(at), after))
+    return _beside(at, after, owner_records.sync_beside(_real(at.owner), _real_sync(at), after))
 
 
 def _beside(at: Records, after: records.Owner, beside: records.SyncRecord) -> Written:
     owner = _modelled(after)
-    if not ownership.is_valid(_real(at.owner), _real_sync(at)):
+    if not is_valid(_real(at.owner), _real_sync(at)):
         owner = owner._replace(source=Source.ETCD)
     return owner, _modelled_sync(beside)
 

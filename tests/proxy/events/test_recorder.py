@@ -6,7 +6,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tests.proxy.members import recorder_of
 from understudy.proxy.events.cause import Cause
 from understudy.proxy.events.recorder import Recorder
-from understudy.statesync.pool.ownership import Claimed
+from understudy.statesync.pool.claims import Claimed
 from understudy.statesync.pool.records import FailoverRecord, Owner, SyncRecord
 from understudy.statesync.pool.state import At
 from understudy.statesync.replication.sync_set import Process, SyncSet

@@ -46,7 +46,7 @@ async def grpc_server(port: int, health: dict[str, int] | None) -> AsyncIterator
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no {service}")
         state = (health or {})[service]
         if state < 0:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()  # no answer
         return Int32Value(value=state).SerializeToString()
 
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])

@@ -12,7 +12,7 @@ from tests.harness.sidecars_here import sidecars_here
 from tests.harness.waiting import stays, until
 from understudy.proxy.ownership.claims import Claimer
 from understudy.statesync.etcd.key_range import prefix_range
-from understudy.statesync.pool.ownership import CLAIM_MOST
+from understudy.statesync.pool.claims import CLAIM_MOST
 from understudy.statesync.pool.records import FailoverRecord
 
 A_FIRST = (("a", "b"),)

@@ -13,7 +13,7 @@ from understudy.proxy.ownership.handover import HandoverFailed
 from understudy.proxy.ownership.owned_slots import NotMine
 from understudy.proxy.peers.peer_protocol import NotTaken, PeerError
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.pool.ownership import start_handover
+from understudy.statesync.pool.owner_records import start_handover
 from understudy.statesync.pool.records import Lost, Owner, Phase, SyncRecord
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.replication.history import version_of

@@ -13,24 +13,20 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from understudy.statesync.etcd.client import CreateRevision, Event, Kv, ModRevision
 from understudy.statesync.etcd.informer import InformerBatch
+from understudy.statesync.pool.claims import claim, claim_transaction
 from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.owner_records import FailoverLog, finish_handover, start_handover, undo_handover
 from understudy.statesync.pool.ownership import (
     ClaimFree,
-    FailoverLog,
     HandOver,
     TakeOver,
     Undo,
     View,
-    claim,
-    claim_transaction,
-    finish_handover,
     is_handover,
     next_steps,
     site_cause,
     sites_in,
     standbys_of,
-    start_handover,
-    undo_handover,
 )
 from understudy.statesync.pool.records import FailoverRecord, Intent, Lost, Member, MemberState, Owner, Phase, Table
 from understudy.statesync.pool.state import At, PoolState

@@ -15,29 +15,28 @@ from hypothesis import strategies as st
 
 from understudy.statesync.etcd.client import Compare, Delete, Event, Kv, ModRevision, Operation, Put
 from understudy.statesync.etcd.informer import InformerBatch
+from understudy.statesync.pool.claims import CLAIM_MOST, claim, claim_transaction, unclaimable
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.ownership import (
-    CLAIM_MOST,
-    ClaimFree,
+from understudy.statesync.pool.owner_records import (
     NotInSet,
+    finish_handover,
+    records_compared,
+    records_written,
+    start_handover,
+    sync_beside,
+    take_up,
+    undo_handover,
+)
+from understudy.statesync.pool.ownership import (
+    ClaimFree,
     TakeOver,
     View,
     agreed_set,
-    claim,
-    claim_transaction,
-    finish_handover,
     heir_of,
     is_valid,
     next_steps,
     process_of,
-    records_compared,
-    records_written,
     standbys_of,
-    start_handover,
-    sync_beside,
-    take_up,
-    unclaimable,
-    undo_handover,
 )
 from understudy.statesync.pool.records import Loss, Lost, Member, MemberState, Owner, Phase, Revival, SyncRecord, Table
 from understudy.statesync.pool.state import At, Changed, PoolState

@@ -7,7 +7,7 @@ from understudy.statesync.pool.spec_front import Front, FrontTls
 from understudy.xds.envoy.front_listener import HttpPort, secret_name, table_name
 from understudy.xds.envoy.mesh import build_all
 from understudy.xds.envoy.messages import RouteConfiguration
-from understudy.xds.envoy.resources import routes_name
+from understudy.xds.envoy.resource_names import routes_name
 from understudy.xds.envoy.routing_view import Endpoint, RoutingView
 from understudy.xds.publishing.front_parts import Composer, Composition, FrontPart, TcpPort, part_of
 from understudy.xds.publishing.front_places import FrontPlaces
