@@ -199,7 +199,7 @@ def failovers(limit: int, pool: str | None, etcd: EtcdOptions, output: str) -> N
 
 def _with_length(row: dict[str, Any], known: "Lengths") -> dict[str, Any]:
     """A row of ``failovers`` with its duration, and with the trace of the loss of the site if it belongs to one."""
-    site, trace = known.sites.get(row["trace"], (row["lost_site"], ""))
+    site, trace = known.sites.get(row["trace"], ("", ""))
     return {**row, "lost_site": site, "site_trace": trace, "took_ms": known.took_ms.get(row["trace"])}
 
 

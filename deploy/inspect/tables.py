@@ -207,8 +207,7 @@ def change_text(row: Mapping[str, Any]) -> str:
         else ""
     )
     if row.get("lost_site"):
-        trace = f" (trace {row['site_trace']})" if row.get("site_trace") else ""
-        kind = f"site {row['lost_site']} lost{trace}: {kind}"
+        kind = f"site {row['lost_site']} lost (trace {row['site_trace']}): {kind}"
     return f"{kind} {', '.join(row['from']) or 'none'} > {successors}: {row['cause']}{lost}"
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from understudy.deploy.inspect.member_views import MemberReport, View, member_views, order_of, slots_of
 from understudy.deploy.inspect.placement import Distances, preference
 from understudy.deploy.inspect.query import unreadable_spec
-from understudy.deploy.inspect.site_losses import lost_sites
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.parsing.stored import read_json
 from understudy.statesync.pool.ownership import agreed_set
@@ -191,10 +190,7 @@ def sessions_view(pool: str, found: "Sequence[FoundSession]", records: int, now_
 
 def failovers_view(state: PoolState) -> View:
     """The output of ``failovers``, latest first. Records of the same trace become one row."""
-    rows = [_failover_view(trace, parts) for trace, parts in state.changes()]
-    lost = lost_sites(rows, {name: at.record.site for name, at in state.members.items()})
-    rows = [{**row, "lost_site": site} for row, site in zip(rows, lost, strict=True)]
-    return {"pool": state.keys.pool, "failovers": rows}
+    return {"pool": state.keys.pool, "failovers": [_failover_view(trace, parts) for trace, parts in state.changes()]}
 
 
 def ranges(numbers: Iterable[int]) -> str:

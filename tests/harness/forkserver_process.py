@@ -159,11 +159,13 @@ def load() -> None:
 
 def _warm_up() -> None:
     """Encode resources of each kind: the first message of a type takes many times as long as those after it."""
-    envoy = importlib.import_module("understudy.xds.envoy.resources")
+    resources, views = (
+        importlib.import_module(f"understudy.xds.envoy.{name}") for name in ("resources", "routing_view")
+    )
     spec = importlib.import_module("understudy.statesync.pool.spec").PoolSpec
-    members = {"a": envoy.Endpoint("127.0.0.1", 1), "b": envoy.Endpoint("127.0.0.1", 1, check=("127.0.0.1", 2))}
+    members = {"a": views.Endpoint("127.0.0.1", 1), "b": views.Endpoint("127.0.0.1", 1, check=("127.0.0.1", 2))}
     for protocol in ("http1", "tcp"):
-        envoy.build(envoy.RoutingView(spec(pool="warm", slots=2, protocol=protocol), members, [("a", "b")] * 2))
+        resources.build(views.RoutingView(spec(pool="warm", slots=2, protocol=protocol), members, [("a", "b")] * 2))
     listeners = importlib.import_module("understudy.xds.envoy.listener")
     listeners.listener("warm", "127.0.0.1", 1, "telemetry", traced=True)
 

@@ -267,6 +267,8 @@ def test_failovers_say_which_of_them_had_a_loss_and_of_what(pool):
     (row,) = failovers_view(pool)["failovers"]
     assert (row["restored"], row["loss_seconds"]) == (3, 3)
     assert change_text(row) == "takeover c > a (3), b (3): c lost; 3 slots restored with a loss of up to 3 s"
+    of_a_site = change_text({**row, "lost_site": "east", "site_trace": "5f3a"})
+    assert of_a_site.startswith("site east lost (trace 5f3a): takeover c > a (3), b (3)")
 
 
 def place_members(pool, **zones):
