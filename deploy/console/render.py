@@ -1,6 +1,7 @@
 """Turns views into HTML with the templates beside this file. Everything that is inserted is escaped."""
 
 import functools
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ PAGES = (
 
 SIGNS = ("✓", "i", "!", "✗")
 """A sign for each level: no problem, notice, warning, alert."""
+COPIES_AT_REST = 2
+"""A slot with fewer copies is marked on the map."""
 
 
 def render(template: str, **values: Any) -> str:  # noqa: ANN401 - what the template needs
@@ -45,7 +48,14 @@ def _templates() -> Environment:
         finalize=_visible,
     )
     templates.filters.update(
-        moment=moment, iso=iso, sign=SIGNS.__getitem__, search=_search, pre=_pre, verdict=verdict, when=when
+        moment=moment,
+        iso=iso,
+        sign=SIGNS.__getitem__,
+        search=_search,
+        pre=_pre,
+        verdict=verdict,
+        when=when,
+        cells=cells,
     )
     return templates
 
@@ -78,3 +88,21 @@ def _search(members: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
 def _pre(text: str) -> Markup:
     """Text of several lines, escaped."""
     return escape(block(text))
+
+
+def cells(slots: Iterable[Mapping[str, Any]], columns: int) -> Markup:
+    """The cells of the slot map in rows. There are thousands of them: a template would take ten times as long."""
+    found = [
+        f'<div role="gridcell" id="s{int(slot["slot"])}" class="{_look(slot)}">{escape(slot["mark"])}</div>'
+        for slot in slots
+    ]
+    found[:1] = [cell.replace(" id=", ' tabindex="0" id=', 1) for cell in found[:1]]
+    rows = ("".join(found[first : first + columns]) for first in range(0, len(found), columns))
+    return Markup("\n".join(f'<div role="row">{row}</div>' for row in rows))  # noqa: S704 - each part is escaped
+
+
+def _look(slot: Mapping[str, Any]) -> str:
+    """The classes of a cell, as slotmap.js sets them: colour, pattern, whether it moves or has a single copy."""
+    more = " moving" if slot["moving"] else ""
+    more += " single" if slot["owner"] and slot["copies"] < COPIES_AT_REST else ""
+    return f"t{int(slot['tone'])} p{int(slot['pattern'])}{more}"

@@ -203,6 +203,9 @@ function announce(before, frame, whole) {
 const live = document.getElementById("live");
 const liveText = document.getElementById("live-text");
 const pause = document.getElementById("pause");
+const OPENING = 3000; // ms after which a page that never was live is stale
+const PAINT_AWAITED = 1000; // ms
+let wasLive = false;
 const ago = ms => {
   const s = Math.max(0, Math.round(ms / 1000));
   return s < 120 ? `${s} s` : s < 7200 ? `${Math.round(s / 60)} min` : `${Math.round(s / 3600)} h`;
@@ -210,11 +213,15 @@ const ago = ms => {
 
 function tick() {
   const { live: up, since, silent } = now.mode;
+  wasLive ||= up;
   let mode = "live";
   let text = `Live, etcd revision ${now.revision}`;
   if (now.paused) {
     mode = "paused";
     text = `Paused ${ago(Date.now() - now.paused)} ago, at etcd revision ${now.revision}`;
+  } else if (!up && !wasLive && performance.now() < OPENING) {
+    mode = live.dataset.mode; // the stream is being opened: what the server wrote stays
+    text = liveText.textContent;
   } else if (!up) {
     mode = "stale";
     const from = since || Number(body.at) * 1000;
@@ -279,6 +286,15 @@ function connect() {
 
 addEventListener("pagehide", () => port?.postMessage({ bye: true }));
 addEventListener("pageshow", event => event.persisted && connect());
-connect();
+
+// The stream begins when the page is painted, so that its first frame does not delay the paint.
+function begin() {
+  if (begun) return;
+  begun = true;
+  connect();
+}
+let begun = false;
+requestAnimationFrame(() => setTimeout(begin));
+setTimeout(begin, document.hidden ? 0 : PAINT_AWAITED); // hidden pages are not painted
 tick();
 setInterval(tick, 1000);
