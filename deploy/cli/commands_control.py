@@ -152,7 +152,7 @@ def control(
         http_tls=http_tls,
         rights=rights,
     )
-    extension = _console(console, ConsoleSettings(http, console_hosts))
+    extension = _console(console, ConsoleSettings(http, console_hosts, tls))
     raise SystemExit(asyncio.run(run_control(settings, extension)))
 
 

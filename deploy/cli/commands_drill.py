@@ -8,6 +8,7 @@ import click
 
 from understudy.deploy.cli.commands_drain import duration
 from understudy.deploy.common.completion import complete_member, complete_site
+from understudy.deploy.common.operator import reason_option
 from understudy.deploy.common.options import (
     EtcdOptions,
     TlsOptions,
@@ -89,7 +90,8 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
     "--admin",
     default="",
     callback=_address_if_given,
-    help="Admin address of the front Envoy, HOST:PORT. Default: that of the local pool.",
+    help="Admin address of the front Envoy, HOST:PORT. Default: that of the local pool; "
+    "for other pools what all front Envoys report to control servers.",
 )
 @click.option(
     "--command",
@@ -97,6 +99,7 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
     help="Command that injects the fault; {name} is replaced by the target. Default: signals to the local pool.",
 )
 @click.option("--undo", default="", help="Command that undoes --command. Required for freeze. Default: none.")
+@reason_option
 @pool_option(required=False)
 @tls_options
 @etcd_options
@@ -112,6 +115,7 @@ def drill(
     admin: str,
     command: str,
     undo: str,
+    reason: str,
     pool: str | None,
     tls: TlsOptions | None,
     etcd: EtcdOptions,
@@ -141,6 +145,7 @@ def drill(
         admin=admin,
         command=command,
         undo=undo,
+        reason=reason,
         tls=tls,
     )
     place = locate_pool(etcd, pool)

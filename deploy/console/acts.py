@@ -10,7 +10,10 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from understudy.deploy.common.errors import NegativeAnswer
+from understudy.deploy.console.drill_runs import DRILL, DRILL_SECONDS
 from understudy.deploy.console.plan_acts import plan_perform, plan_preview
 from understudy.deploy.console.wishes import Wish
 from understudy.deploy.inspect.draining import owned_by
@@ -49,6 +52,8 @@ def preview(state: PoolState, cluster: ClusterState | None, wish: Wish, now: flo
     """The command and what it would do. Raises :class:`NegativeAnswer` if it would be refused."""
     if wish.act.startswith("rebalance"):
         return plan_preview(state, wish)
+    if wish.act == DRILL:
+        return drill_preview(state, cluster, wish, now)
     change = change_of(state, wish, now)
     affected = service.members_of(state, wish.target) if wish.act.startswith("site") else [wish.target]
     return {
@@ -56,6 +61,23 @@ def preview(state: PoolState, cluster: ClusterState | None, wish: Wish, now: flo
         "undo": change.act.undo,
         "until": change.intent.until if change.intent else 0.0,
         "effect": _effect(state, cluster, wish, affected, now),
+    }
+
+
+def drill_preview(state: PoolState, cluster: ClusterState | None, wish: Wish, now: float) -> dict[str, Any]:
+    """The same for a drill. Raises :class:`NegativeAnswer` if the drain would be refused."""
+    drain = msgspec.structs.replace(wish, act="drain")
+    change_of(state, drain, now)
+    seconds = wish.seconds or DRILL_SECONDS
+    return {
+        "command": wish.command(state.keys.pool),
+        "undo": f"understudy undrain {wish.target} --pool {state.keys.pool}",
+        "until": 0.0,
+        "effect": [
+            *_effect(state, cluster, drain, [wish.target], now),
+            f"{seconds:g} s after that it is brought back, and gets its share of slots again.",
+            "Requests that fail meanwhile are counted, by what front Envoys report.",
+        ],
     }
 
 
@@ -91,18 +113,23 @@ def _moves(cluster: ClusterState, wish: Wish, affected: list[str], now: float) -
     return Counter(replace(cluster, offline=offline).pending_moves(plan.table.orders).values())
 
 
+def actor_of(name: str, etcd: EtcdLink, wish: Wish, origin: str) -> Actor:
+    """Who acts, for the audit log: as the operator says, at ``origin``, through the console of the server ``name``."""
+    return Actor(
+        wish.who.strip() or "not named",
+        socket.gethostname(),
+        f"console of {name}, for {origin}, pid {os.getpid()}",
+        account_of(etcd.settings),
+    )
+
+
 async def perform(name: str, etcd: EtcdLink, pool: str, wish: Wish, origin: str, now: float) -> dict[str, Any]:
     """Do it, on records that are read now. Raises :class:`NegativeAnswer` if it is refused.
 
     ``name`` is that of the control server, ``etcd`` the cluster that has the pool.
     """
     state, _ = await read_pool(etcd.client, pool)
-    actor = Actor(
-        wish.who.strip() or "not named",
-        socket.gethostname(),
-        f"console of {name}, for {origin}, pid {os.getpid()}",
-        account_of(etcd.settings),
-    )
+    actor = actor_of(name, etcd, wish, origin)
     log = OperatorLog(etcd.client, state.keys, actor, wish.reason.strip())
     command = wish.command(pool)
     if wish.act.startswith("rebalance"):

@@ -18,6 +18,21 @@ OF_A_MEMBER = ("kill", "freeze", "drain")
 """The kinds of drills that take ``--member``."""
 
 
+_BY_HAND = (
+    ("kill", "kills a member at once"),
+    ("freeze", "stops a member's processes, and lets them go on"),
+    ("rolling", "drains and restarts all members, one after another"),
+    ("control", "kills the leading control server"),
+    ("etcd-leader", "kills the leader of etcd"),
+    ("site", "kills all of a site at once"),
+)
+
+
+def by_hand(pool: str) -> list[dict[str, str]]:
+    """The drills that a page cannot start: the command, and what it does."""
+    return [{"command": f"understudy drill {kind} --load 300 --pool {pool}", "what": what} for kind, what in _BY_HAND]
+
+
 def drill_rows(failovers: Sequence[Failover], pool: str) -> list[dict[str, Any]]:
     """The newest drills, the newest first."""
     drills = [one for one in failovers if one.drill]

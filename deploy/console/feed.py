@@ -11,7 +11,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import msgspec
@@ -48,10 +48,11 @@ TRACES_ASKED = 200
 class PoolFeed:
     """One pool, followed while somebody looks on. See the module."""
 
-    def __init__(self, parts: HttpParts, service: PoolService) -> None:
+    def __init__(self, parts: HttpParts, service: PoolService, drill: Callable[[str], dict[str, Any]]) -> None:
         self.pool = service.pool
         self.service = service
         self._parts = parts
+        self._drill = drill
         self._state = PoolState(PoolKeys(service.pool))
         self._informer = Informer(service.etcd.client, self._state.keys.records, self._on_batch)
         self._changed = asyncio.Event()
@@ -160,6 +161,7 @@ class PoolFeed:
             heard=heard_by([report]),
             took_ms=await self._durations(state),
             waits_for=self.service.controller.rebalancer.waits_for,
+            drill=self._drill(self.pool),
         )
         before = self._frame
         frame, differ = await asyncio.to_thread(_next, before, state, revision, self._around)
@@ -251,10 +253,11 @@ def _copied(state: PoolState) -> PoolState:
 
 
 class Feeds:
-    """The feeds of a control server's pools; each runs while its pool is looked at."""
+    """The feeds of a control server's pools; each runs while its pool is looked at. ``drill`` tells of drills here."""
 
-    def __init__(self, parts: HttpParts) -> None:
+    def __init__(self, parts: HttpParts, drill: Callable[[str], dict[str, Any]]) -> None:
         self._parts = parts
+        self._drill = drill
         self._feeds: dict[str, tuple[PoolFeed, asyncio.Task[None]]] = {}
         self.closing = False
 
@@ -265,7 +268,7 @@ class Feeds:
             return known[0]
         if known is not None:
             known[1].cancel()
-        feed = PoolFeed(self._parts, service)
+        feed = PoolFeed(self._parts, service, self._drill)
         task = asyncio.create_task(feed.run(), name=f"console of pool {service.pool}")
         task.add_done_callback(_log_failure)
         self._feeds[service.pool] = (feed, task)

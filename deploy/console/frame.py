@@ -40,6 +40,7 @@ class Surroundings(msgspec.Struct, frozen=True):
         took_ms: durations of failovers by trace.
         warnings: more warnings, such as those of front Envoys.
         waits_for: why the rebalance that this control server carries out does not go on; '' while it does.
+        drill: the newest drill that was started at this control server (``drill_runs.py``).
         headroom: whether the pool can carry its load without one member, in a sentence; '' if it was not asked for yet.
     """
 
@@ -50,6 +51,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     warnings: Sequence[str] = ()
     headroom: str = ""
     waits_for: str = ""
+    drill: View = msgspec.field(default_factory=dict)
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -95,6 +97,7 @@ def frame_of(state: PoolState, revision: int, now: float, around: Surroundings |
             **_overview(status, problems, failovers, members),
             "headroom": around.headroom,
             "plan": last_plan(state, around.waits_for),
+            "drill": around.drill,
         },
         {
             "members": members,

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.common.printable import printable_view
-from understudy.deploy.console.drills import drill_rows, statement_rows
+from understudy.deploy.console.drills import by_hand, drill_rows, statement_rows
 from understudy.deploy.console.replay import steps_of
 from understudy.deploy.inspect.audit import read_rows
 from understudy.deploy.inspect.hashed_text import hashed_text
@@ -118,6 +118,7 @@ async def drill_values(state: PoolState, window: str, seconds: int, *, of_all: b
         "fault": fault,
         "drills": drill_rows(failovers, pool),
         "statement": statement_rows(failovers, pool),
+        "by_hand": by_hand(pool),
         "caveat": caveat(),
     }
 

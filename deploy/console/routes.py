@@ -16,12 +16,14 @@ from aiohttp import web
 
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.console import acts, reading
+from understudy.deploy.console.drill_runs import CHECKED_MOST, DRILL, DrillRuns
 from understudy.deploy.console.feed import Feeds, PoolFeed
 from understudy.deploy.console.load_reading import plan_values, proposal, slot_loads
 from understudy.deploy.console.render import FOLDER, render
 from understudy.deploy.console.security import REVIEW_POLICY, Access, ConsoleSettings, secure
 from understudy.deploy.console.wishes import Wish
 from understudy.deploy.data.rebalance import placement_file, plan_file
+from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.views import failovers_view, table_view
 from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.http.http_port import OWN_PAGE, OwnPages
@@ -54,7 +56,7 @@ class _NotFoundError(Exception):
 
 def add_console(app: web.Application, parts: HttpParts, settings: ConsoleSettings) -> None:
     """Add the console to the application of a control server's HTTP port."""
-    console = _Console(parts, Access(settings, parts.etcds, guarded=parts.guarded))
+    console = _Console(parts, Access(settings, parts.etcds, guarded=parts.guarded), settings)
     app[OWN_PAGE] = OwnPages(
         lambda request: request.path.startswith(f"{PREFIX}/") and console.access.is_own_page(request)
     )
@@ -69,10 +71,11 @@ async def _to_console(_request: web.Request) -> web.Response:
 class _Console:
     """The handlers."""
 
-    def __init__(self, parts: HttpParts, access: Access) -> None:
+    def __init__(self, parts: HttpParts, access: Access, settings: ConsoleSettings) -> None:
         self._parts = parts
         self.access = access
-        self._feeds = Feeds(parts)
+        self._drills = DrillRuns(settings.tls)
+        self._feeds = Feeds(parts, self._drills.view)
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._answer], client_max_size=WISH_MOST)
@@ -116,6 +119,7 @@ class _Console:
         self._feeds.close()
 
     async def _on_cleanup(self, _app: web.Application) -> None:
+        await self._drills.aclose()
         await self._feeds.aclose()
 
     @web.middleware
@@ -346,7 +350,10 @@ class _Console:
         cluster = service.controller.state_builder.current()
         try:
             wish = await self._wish(request)
-            return _json(await asyncio.to_thread(acts.preview, state, cluster, wish, time.time()))
+            shown = await asyncio.to_thread(acts.preview, state, cluster, wish, time.time())
+            if wish.act == DRILL and len(state.members) <= CHECKED_MOST:
+                shown["refused"] = await self._drills.refusals(service.etcd, service.pool, wish)
+            return _json(shown)
         except NegativeAnswer as error:
             return _json({"refused": str(error)})
 
@@ -358,7 +365,17 @@ class _Console:
         if rights_of(request).proved:
             wish = msgspec.structs.replace(wish, who=rights_of(request).who)
         origin = request.remote or "unknown"
+        if wish.act == DRILL:
+            return _json(await self._drill(service, wish, origin))
         return _json(await acts.perform(self._parts.name, service.etcd, service.pool, wish, origin, time.time()))
+
+    async def _drill(self, service: PoolService, wish: Wish, origin: str) -> dict[str, Any]:
+        """Start a drill, on records that are read now."""
+        pool, etcd = service.pool, service.etcd
+        state, _ = await read_pool(etcd.client, pool)
+        acts.drill_preview(state, None, wish, time.time())
+        await self._drills.start(etcd, pool, wish, acts.actor_of(self._parts.name, etcd, wish, origin))
+        return {"done": f"the drill of {wish.target} has begun", "command": wish.command(pool)}
 
 
 async def _static(request: web.Request) -> web.StreamResponse:

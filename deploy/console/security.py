@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 from aiohttp import web
 
+from understudy.deploy.common.options import TlsOptions
 from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.tls.identity import is_loopback
 from understudy.xds.control.http_access import rights_of
@@ -45,10 +46,12 @@ class ConsoleSettings(msgspec.Struct, frozen=True):
     Attributes:
         http: the address of the HTTP port.
         hosts: names of this server beside IP addresses, ``localhost`` and the host of ``http``.
+        tls: the certificate with which drills ask members and send spans; None: in plain text.
     """
 
     http: str
     hosts: tuple[str, ...] = ()
+    tls: TlsOptions | None = None
 
 
 class Access:

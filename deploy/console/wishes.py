@@ -10,11 +10,11 @@ from understudy.statesync.pool.rebalance import RATE_MOST
 from understudy.telemetry.timing.duration import parse_duration
 
 WHO_MOST = 60
-LIMITED = ("drain", "site offline")
+LIMITED = ("drain", "site offline", "drill drain")
 """Acts that may end by themselves."""
 MOVING = ("rebalance apply", "rebalance undo")
 """Acts that move slots, so many a second."""
-_KINDS = ("drain", "undrain", "site offline", "site online", *MOVING, "rebalance abort")
+_KINDS = ("drain", "undrain", "site offline", "site online", "drill drain", *MOVING, "rebalance abort")
 
 
 class ShownPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,7 +112,8 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def command(self, pool: str) -> str:
         """The command line that does the same."""
-        words = ["understudy", *self.act.split(), *([self.target] if self.target else [])]
+        named = ["--member", self.target] if self.act == "drill drain" else [self.target]
+        words = ["understudy", *self.act.split(), *(named if self.target else [])]
         words += self.plan.asked if self.plan is not None else ()
         words += ["--for", self.duration] if self.duration else []
         words += ["--rate", self.rate] if self.rate else []

@@ -29,12 +29,19 @@ from understudy.deploy.drill.conditions import (
     without_successor,
 )
 from understudy.deploy.drill.fault_injectors import CommandInjector, FaultInjector, LocalInjector
-from understudy.deploy.drill.measure import ClientMeasure, EnvoyMeasure, InjectedFault, LoadMeasure, clients_of
+from understudy.deploy.drill.measure import (
+    ClientMeasure,
+    EnvoyMeasure,
+    InjectedFault,
+    LoadMeasure,
+    ReportedMeasure,
+    clients_of,
+)
 from understudy.deploy.drill.record import DrillRecorder
 from understudy.deploy.inspect.controls import AdminError, ask_control
 from understudy.deploy.inspect.query import read_pool, require_pool
 from understudy.deploy.inspect.sync import newest_revision, read_sync
-from understudy.statesync.audit.entry import Act
+from understudy.statesync.audit.entry import Act, Actor
 from understudy.statesync.audit.log import OperatorLog
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
 from understudy.statesync.pool.records import Intent
@@ -69,7 +76,13 @@ class DrillSettings:
     admin: str = ""
     command: str = ""
     undo: str = ""
+    reason: str = ""
     tls: TlsOptions | None = None
+
+    @property
+    def why(self) -> str:
+        """What the audit log says of the acts of this drill."""
+        return f"drill: {self.reason}" if self.reason else "drill"
 
     def command_again(self, pool: str, name: str) -> str:
         """The command that repeats this drill of ``pool`` at the target ``name``.
@@ -100,15 +113,32 @@ class DrillResult:
 
 
 class Drill:
-    """Drills of one pool, one after another."""
+    """Drills of one pool, one after another.
+
+    Args:
+        settings: the options.
+        place: the pool and its etcd.
+        etcd: a client of this etcd.
+        say: called with what is going on, in a few words.
+        actor: who drills, for the audit log; without it the user of this process.
+
+    Raises:
+        DeployError: the options do not say how to inject the fault.
+    """
 
     def __init__(
-        self, settings: DrillSettings, place: PoolLocation, etcd: EtcdClient, say: Callable[[str], None]
+        self,
+        settings: DrillSettings,
+        place: PoolLocation,
+        etcd: EtcdClient,
+        say: Callable[[str], None],
+        actor: Actor | None = None,
     ) -> None:
         self._settings = settings
         self._place = place
         self._etcd = etcd
         self._say = say
+        self._actor = actor or this_operator("drill", place.etcd)
         self._injector = self._choose_injector()
         self._drained: str = ""
 
@@ -127,7 +157,7 @@ class Drill:
             "the fault, such as --command 'kubectl delete pod {name} --grace-period=0 --force' (drain needs no command)"
         )
 
-    def _measure(self, spec: PoolSpec) -> ClientMeasure:
+    def _measure(self, spec: PoolSpec, state: PoolState) -> ClientMeasure:
         settings, layout = self._settings, self._place.layout
         if spec.tcp and not settings.rate:
             raise DeployError("Envoy counts no requests in a TCP pool: use own clients (--load N)")
@@ -137,25 +167,23 @@ class Drill:
                 raise DeployError("--load needs --url, the URL of the front Envoy for clients")
             return LoadMeasure(clients_of(spec, url, settings.rate))
         admin = settings.admin or (layout.front.admin if layout else "")
-        if not admin:
-            raise DeployError(
-                "there are no clients to measure: give the admin address of the front Envoy (--admin), "
-                "or use own clients (--load N --url URL)"
-            )
-        return EnvoyMeasure(admin, self._place.pool)
+        if admin:
+            return EnvoyMeasure(admin, self._place.pool)
+        controls = {name: at.record.http for name, at in state.controls.items()}
+        return ReportedMeasure(controls, self._place.pool)
 
     async def run(self, number: int) -> DrillResult:
         """Run one drill; ``number`` counts from 0. Raises :class:`DrillRefused` unless its conditions are met."""
         if number:
-            await self._until(self._refusals, "the pool is ready for the next drill")
-        reasons = await self._refusals()
+            await self._until(self.refusals, "the pool is ready for the next drill")
+        reasons = await self.refusals()
         if reasons:
             raise DrillRefused(f"the drill is refused, nothing was changed:\n{reasons}")
         state = await self._state()
         name = await self._target(state, number)
         if self._settings.kind is DrillKind.SITE and (reasons := "\n".join(site_refusals(state, name))):
             raise DrillRefused(f"the drill is refused, nothing was changed:\n{reasons}")
-        measure = self._measure(require_pool(state, self._place.etcd))
+        measure = self._measure(require_pool(state, self._place.etcd), state)
         try:
             await measure.start()
             self._say(f"measuring for {WARM_UP:g} s")
@@ -209,8 +237,8 @@ class Drill:
         until = now + DRAIN_TIMEOUT + self._settings.seconds + RECOVERY_TIMEOUT
         self._drained = member
         keys = (await self._state()).keys
-        act = Act(f"drain {member}", why="drill", undo=f"understudy undrain {member} --pool {keys.pool}")
-        log = OperatorLog(self._etcd, keys, this_operator("drill", self._place.etcd))
+        act = Act(f"drain {member}", why=self._settings.why, undo=f"understudy undrain {member} --pool {keys.pool}")
+        log = OperatorLog(self._etcd, keys, self._actor)
         await log.put(act, keys.intent(member), Intent(member, until, now).encode())
 
         async def owns() -> str:
@@ -242,8 +270,8 @@ class Drill:
         await self._injector.undo()
         if self._drained:
             keys = (await self._state()).keys
-            log = OperatorLog(self._etcd, keys, this_operator("drill", self._place.etcd))
-            await log.delete(Act(f"undrain {self._drained}", why="drill"), keys.intent(self._drained))
+            log = OperatorLog(self._etcd, keys, self._actor)
+            await log.delete(Act(f"undrain {self._drained}", why=self._settings.why), keys.intent(self._drained))
             self._drained = ""
 
     async def _target(self, state: PoolState, number: int) -> str:
@@ -323,8 +351,8 @@ class Drill:
         state, _ = await read_pool(self._etcd, self._place.pool)
         return state
 
-    async def _refusals(self) -> str:
-        """The reasons why the drill must not start, one per line."""
+    async def refusals(self) -> str:
+        """The reasons why the drill must not start, one per line; '' if it may."""
         state = await self._state()
         require_pool(state, self._place.etcd)
         holds = []

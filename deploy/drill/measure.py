@@ -1,28 +1,33 @@
 """Measures what clients see during a drill.
 
 :class:`LoadMeasure` makes requests itself, to the example cart or notebook; ``history_checker`` checks them.
-:class:`EnvoyMeasure` counts the requests and failures of the pool's real clients in the front Envoy's statistics; it
-measures no times. Times are seconds of ``time.monotonic()``.
+:class:`EnvoyMeasure` counts the requests and failures of the pool's real clients in the front Envoy's statistics, and
+:class:`ReportedMeasure` in what all front Envoys report to control servers; they measure no times. Times are seconds of
+``time.monotonic()``.
 """
 
+import asyncio
 import ipaddress
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.drill.conditions import ClientView, DrillKind
-from understudy.deploy.inspect.controls import AdminError, ask_control
+from understudy.deploy.inspect.controls import AdminError, ask_control, ask_controls
 from understudy.deploy.load.history_checker import HistoryReport, MemberKill, Op, check_history, percentile
 from understudy.deploy.load.http_load import Load
 from understudy.deploy.load.tcp_load import NotebookLoad
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.telemetry.tracing.names import COUNT_SECONDS
 
 LARGEST_PACING = 2 / 3
 """Seconds between two requests of one client. Shorter ones measure gaps more exactly."""
+REPORT_WAIT = COUNT_SECONDS + 1.0
+"""Seconds after which every front Envoy has reported what happened before."""
 _COUNTERS = ("downstream_rq_completed", "downstream_rq_5xx", "downstream_rq_tx_reset")
 
 
@@ -162,3 +167,53 @@ class EnvoyMeasure:
                 f"the Envoy at {self._admin} has no counter {missing[0]} for pool {self._pool}: check --admin"
             )
         return found
+
+
+class ReportedMeasure:
+    """Counts the requests of real clients, by what front Envoys report to the pool's control servers.
+
+    Args:
+        controls: name and HTTP address of each control server.
+        pool: the pool.
+
+    Envoys report every :data:`COUNT_SECONDS`, so requests of a moment before the measurement may count too.
+    """
+
+    def __init__(self, controls: Mapping[str, str], pool: str) -> None:
+        self._controls = dict(controls)
+        self._pool = pool
+        self._before: dict[str, tuple[int, int]] = {}
+
+    async def start(self) -> None:
+        """Read the counts. Raises ``DeployError`` if no control server has any."""
+        self._before = await self._counts()
+        if not self._before:
+            raise DeployError("no control server tells how many requests front Envoys had: use --admin, or --load N")
+
+    async def finish(self, fault: InjectedFault) -> ClientView:  # noqa: ARG002 - counts have no names
+        """How much the counts have increased, when all reports have arrived."""
+        await asyncio.sleep(REPORT_WAIT)
+        return reported_view(self._before, await self._counts())
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+    async def _counts(self) -> dict[str, tuple[int, int]]:
+        answers = await ask_controls(self._controls.values(), "/v1/fronts", self._pool)
+        told = {name: answer for name, answer in zip(self._controls, answers, strict=True) if isinstance(answer, dict)}
+        # A control server of an earlier release has no totals.
+        return {
+            name: (answer["totals"]["requests"], answer["totals"]["failed"])
+            for name, answer in told.items()
+            if "totals" in answer
+        }
+
+
+def reported_view(before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]) -> ClientView:
+    """The sums of increases, without control servers that did not answer twice or have started anew. Pure."""
+    grown = [
+        (after[name][0] - requests, after[name][1] - failed)
+        for name, (requests, failed) in before.items()
+        if name in after and after[name][0] >= requests
+    ]
+    return ClientView(requests=sum(one for one, _ in grown), failed=sum(max(failed, 0) for _, failed in grown))

@@ -47,6 +47,7 @@ def fronts_view(cluster: ClusterState | None, fronts: FrontTally, wall: float) -
         "window_seconds": WINDOW_SECONDS,
         "fronts": [{"node": node, **totals[node], "members": members[node]} for node in nodes],
         "sites": sites,
+        "totals": {str(kind): fronts.totals[kind] for kind in (Kind.REQUESTS, Kind.FAILED)},
     }
 
 

@@ -6,6 +6,7 @@ const { base } = document.body.dataset;
 const dialog = document.getElementById("act");
 const byId = name => document.getElementById(`act-${name}`);
 const field = name => byId(name).value.trim();
+const TYPING_ENDED = 200; // ms
 let wish = null;
 let opener = null;
 let asked = 0;
@@ -20,7 +21,8 @@ async function send(path, body) {
   }
 }
 
-const limited = act => act === "drain" || act === "site offline";
+const UNLIMITED = { drain: "no limit", "site offline": "2 hours", "drill drain": "5 s" };
+const limited = act => act in UNLIMITED;
 const moving = act => act === "rebalance apply" || act === "rebalance undo";
 
 function current() {
@@ -53,13 +55,14 @@ document.addEventListener("click", event => {
   const button = event.target.closest?.("button[data-act]");
   if (!button) return;
   opener = button;
-  const { act, target = "", plan } = button.dataset;
+  const { act, plan, targetFrom } = button.dataset;
+  const target = targetFrom ? document.getElementById(targetFrom).value.trim() : (button.dataset.target ?? "");
   wish = { act, target, ...(plan ? { plan: JSON.parse(plan) } : {}) };
   setText(byId("title"), `${act[0].toUpperCase()}${act.slice(1)} ${target}`);
   byId("for-row").hidden = !limited(act);
   byId("rate-row").hidden = !moving(act);
   for (const name of ["for", "rate", "reason"]) byId(name).value = "";
-  setText(byId("unlimited"), wish.act === "drain" ? "no limit" : "2 hours");
+  setText(byId("unlimited"), UNLIMITED[act] ?? "");
   if (!byId("who").readOnly) byId("who").value = localStorage.getItem("understudy-who") ?? "";
   setText(byId("fault"), "");
   setText(byId("command"), "");
@@ -68,7 +71,13 @@ document.addEventListener("click", event => {
   preview();
 });
 
-for (const name of ["for", "rate", "reason"]) byId(name).addEventListener("input", preview);
+let typed = 0; // one preview when the typing pauses
+for (const name of ["for", "rate", "reason"]) {
+  byId(name).addEventListener("input", () => {
+    clearTimeout(typed);
+    typed = setTimeout(preview, TYPING_ENDED);
+  });
+}
 
 byId("do").addEventListener("click", async () => {
   if (!field("who")) {

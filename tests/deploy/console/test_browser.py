@@ -299,6 +299,34 @@ async def test_a_plan_is_applied_undone_and_aborted_by_keyboard_and_audited_as_b
     assert {"rebalance undo", "rebalance abort"} <= {row["what"] for row in records if row["who"] == "anna"}
 
 
+async def test_a_drill_starts_at_the_page_and_says_how_it_ended(desk: Desk) -> None:
+    await settled(desk.pool.layout, desk.etcd)
+    async with desk.window() as window:
+        page = await desk.open(window, "plans")
+        await page.locator("#drill-member").fill("cart-3")
+        await act_by_keyboard(page, "drill drain", "understudy drill drain --member cart-3 --reason peak --pool cart")
+        await page.locator(
+            "#drill-headline", has_text="A drill is running: drain of cart-3, started by anna"
+        ).wait_for()
+        await page.locator("button[data-act='drill drain']").click()
+        await page.locator("#act-fault", has_text="a drill of this pool is running").wait_for()
+        await page.keyboard.press("Escape")
+        for _ in range(5):
+            await page.request.get(f"{desk.pool.layout.front_url}/healthz")
+        await page.locator("#drill-headline", has_text="has ended").wait_for()
+        assert "No objective was missed" in await page.locator("#drill-now").inner_text()
+        assert "requests failed" in await page.locator("#drill-now").inner_text()
+        await desk.open(window, "plans", page)
+        await page.locator("table", has_text="drain cart-3").wait_for()
+        again = "understudy drill drain --member cart-3 --for 5s --pool cart"
+        assert again in await page.locator("table:has-text('Moved needlessly')").inner_text()
+    assert desk.said == []
+    records = json.loads((await command(desk, "audit", "-o", "json"))[1])["records"]
+    mine = [row for row in records if row["why"] == "drill: peak"]
+    assert [(row["who"], row["what"]) for row in mine] == [("anna", "drain cart-3"), ("anna", "undrain cart-3")]
+    assert all("console of control-1" in row["process"] for row in mine)
+
+
 async def test_a_refused_act_says_why(desk: Desk) -> None:
     async with desk.window() as window:
         page = await desk.open(window, "members")

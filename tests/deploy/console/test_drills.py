@@ -2,9 +2,14 @@
 
 import pytest
 
-from understudy.deploy.console.drills import DRILLS_SHOWN, drill_rows, statement_rows
-from understudy.deploy.drill.conditions import DrillKind
-from understudy.deploy.drill.drill import DrillSettings
+from tests.deploy.console.pools import NOW, a_pool
+from understudy.deploy.common.errors import NegativeAnswer
+from understudy.deploy.console.acts import drill_preview
+from understudy.deploy.console.drill_runs import DRILL, outcome_of
+from understudy.deploy.console.drills import DRILLS_SHOWN, by_hand, drill_rows, statement_rows
+from understudy.deploy.console.wishes import Wish
+from understudy.deploy.drill.conditions import ClientView, DrillKind
+from understudy.deploy.drill.drill import DrillResult, DrillSettings
 from understudy.telemetry.slo.model import Failover
 
 KILL = Failover("t1", "cart", False, 10**9, 40.0, source="cart-1", drill="kill", requests=900, failed=2, gap_ms=38.0)
@@ -57,6 +62,33 @@ def test_a_drill_is_repeated_by_the_command_of_its_trace_or_by_what_is_known(one
 )
 def test_a_drill_keeps_the_command_that_repeats_it_without_what_may_be_secret(settings, name, command):
     assert settings.command_again("cart", name) == f"understudy drill {command} --pool cart"
+
+
+def test_a_page_starts_the_drain_and_names_the_command_of_each_other_kind():
+    told = {row["command"].split()[2] for row in by_hand("cart")}
+    assert told == set(DrillKind) - {DrillKind.DRAIN}
+    assert f"drill {DrillKind.DRAIN}" == DRILL
+
+
+@pytest.mark.parametrize(
+    ("seen", "missed", "text"),
+    [
+        (ClientView(900, 2), ("needless_moves: 3",), "Missed: needless_moves: 3. 2 of 900 requests failed, as front"),
+        (ClientView(900, 0), (), "No objective was missed. 0 of 900 requests failed, as front Envoys report."),
+        (ClientView(0, 0), (), "No objective was missed. Front Envoys reported no request, so no request could fail."),
+    ],
+)
+def test_a_drill_says_how_it_ended(seen, missed, text):
+    assert outcome_of(DrillResult(DrillKind.DRAIN, "cart-1", 1.0, 9.0, seen, missed, ())).startswith(text)
+
+
+def test_the_preview_of_a_drill_says_what_the_drain_would_do_and_for_how_long():
+    told = drill_preview(a_pool(slots=9), None, Wish(DRILL, "cart-1", "10s"), NOW)
+    assert told["command"] == "understudy drill drain --member cart-1 --for 10s --pool cart"
+    assert told["effect"][0] == "cart-1 would hand over 3 slots (0, 3, 6). No request fails."
+    assert told["effect"][2].startswith("10 s after that it is brought back")
+    with pytest.raises(NegativeAnswer, match="no member 'cart-9'"):
+        drill_preview(a_pool(), None, Wish(DRILL, "cart-9"), NOW)
 
 
 def test_the_statement_names_the_drill_of_each_failure():

@@ -33,6 +33,7 @@ from understudy.deploy.drill.conditions import (
 )
 from understudy.deploy.drill.drill import DrillResult
 from understudy.deploy.drill.fault_injectors import run_template
+from understudy.deploy.drill.measure import reported_view
 from understudy.deploy.drill.record import lost_attributes
 from understudy.deploy.drill.report import drill_table, view_of
 from understudy.deploy.inspect.query import read_pool
@@ -74,6 +75,12 @@ def at_rest() -> PoolState:
     for slot, order in enumerate(orders):
         state.owners[slot] = At(Owner(order[0], f"{order[0]}-a", 1), 1)
     return state
+
+
+def test_reported_requests_are_those_of_control_servers_that_answered_twice_and_did_not_start_anew():
+    before = {"control-1": (100, 1), "control-2": (50, 0), "control-3": (70, 0)}
+    after = {"control-1": (160, 3), "control-3": (2, 1), "control-4": (500, 9)}
+    assert reported_view(before, after) == ClientView(requests=60, failed=2)
 
 
 def test_a_pool_at_rest_may_be_drilled() -> None:

@@ -40,8 +40,10 @@ def test_members_are_named_and_those_that_are_down_are_no_trouble_of_the_network
 
 
 def test_without_a_pool_in_sight_addresses_stand_for_members():
-    (front,) = fronts_view(None, told_of("b"), NOW)["fronts"]
+    view = fronts_view(None, told_of("b"), NOW)
+    (front,) = view["fronts"]
     assert list(front["members"]) == [member("a").app]
+    assert view["totals"] == {"requests": 300, "failed": 6}
 
 
 def test_prometheus_hears_of_slots_without_an_active_and_of_members_that_are_lost_or_down():
