@@ -4,10 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.sites import class_of, spec_of
-from bench.sites_pool import moved
 from bench.sites_report import Outcome, rows_of, summary
+from understudy.deploy.local.linked_pool import moved
 from understudy.deploy.local.local_layout import LocalSettings, plan_layout
 from understudy.deploy.local.ports import PortPicker
+from understudy.deploy.local.site_networks import Network
 
 LOSS = Outcome(
     kind="loss",
@@ -54,7 +55,8 @@ def test_the_class_of_a_session_is_what_the_spec_says():
 def test_each_process_has_the_address_of_its_site(tmp_path: Path):
     ports = PortPicker()
     settings = LocalSettings(tmp_path, spec_of(), members=4, controls=2, etcds=3, sites=("east", "west"))
-    layout = moved(plan_layout(settings, ports), {"east": "10.0.0.1", "west": "10.0.0.2", "witness": "10.0.0.3"})
+    net = Network("net", {"east": "10.0.0.1", "west": "10.0.0.2", "witness": "10.0.0.3"})
+    layout = moved(plan_layout(settings, ports), net)
     ports.close()
     assert [place.peer.rpartition(":")[0] for place in layout.members] == ["10.0.0.1", "10.0.0.2"] * 2
     assert [url.rpartition(":")[0] for url in layout.etcd] == [f"http://10.0.0.{number}" for number in (1, 2, 3)]

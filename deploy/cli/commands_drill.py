@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from understudy.deploy.cli.commands_drain import duration
+from understudy.deploy.cli.commands_local import domain_names
 from understudy.deploy.common.completion import complete_member, complete_site
 from understudy.deploy.common.operator import reason_option
 from understudy.deploy.common.options import (
@@ -38,9 +39,10 @@ Kinds:
   etcd-leader  send SIGKILL to the etcd leader
   control      send SIGKILL to the leading control server
   site         send SIGKILL to all members of a site at once, with the control servers and etcd members there
+  link         lose all packets between two sites, in both directions or in one
 
 """
-KINDS = ("kill", "freeze", "drain", "rolling", "etcd-leader", "control", "site")
+KINDS = ("kill", "freeze", "drain", "rolling", "etcd-leader", "control", "site", "link")
 
 
 def _address_if_given(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -56,6 +58,7 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
         "understudy drill kill --load 300",
         "understudy drill drain --member cart-2 --for 10s",
         "understudy drill site --site east --load 300",
+        "understudy drill link --link east,west --direction one-way --load 300 --for 20s",
         "understudy drill freeze --load 200 --repeat 5 -o json",
         "understudy drill kill --pool cart --etcd etcd:2379 --admin envoy:9901 \\",
         "    --command 'kubectl delete pod {name} --grace-period=0 --force'",
@@ -73,6 +76,18 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
     default="",
     shell_complete=complete_site,
     help="Site to kill (site). Default: another one in each drill.",
+)
+@click.option(
+    "--link",
+    callback=domain_names,
+    metavar="SITE,SITE",
+    help="The two sites whose link is cut (link). Default: another pair in each drill.",
+)
+@shown_option(
+    "--direction",
+    type=click.Choice(["both", "one-way"]),
+    default="both",
+    help="What is lost (link): everything, or only what the first site of --link sends to the second.",
 )
 @click.option(
     "--load",
@@ -96,9 +111,10 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
 @click.option(
     "--command",
     default="",
-    help="Command that injects the fault; {name} is replaced by the target. Default: signals to the local pool.",
+    help="Command that injects the fault; {name} is replaced by the target, for link {from} and {to} by the sites. "
+    "Default: signals to the local pool.",
 )
-@click.option("--undo", default="", help="Command that undoes --command. Required for freeze. Default: none.")
+@click.option("--undo", default="", help="Command that undoes --command. Required for freeze and link. Default: none.")
 @reason_option
 @pool_option(required=False)
 @tls_options
@@ -108,6 +124,8 @@ def drill(
     kind: str,
     member: str,
     site: str,
+    link: tuple[str, ...],
+    direction: str,
     rate: int | None,
     seconds: float,
     repeat: int,
@@ -134,10 +152,13 @@ def drill(
     from understudy.deploy.drill.report import drill_table, view_of
 
     _check_options(DrillKind(kind), member=member, site=site, rate=rate, url=url, command=command, undo=undo)
+    _check_link(kind, link, direction, command, undo)
     settings = DrillSettings(
         kind=DrillKind(kind),
         member=member,
         site=site,
+        link=link,
+        one_way=direction == "one-way",
         rate=rate or 0,
         seconds=seconds,
         repeat=repeat,
@@ -167,7 +188,7 @@ def _check_options(
         raise click.UsageError(f"--member has no effect on 'drill {kind}': it is for {of_members}")
     if site and kind != "site":
         raise click.UsageError(f"--site has no effect on 'drill {kind}': it is for site")
-    if command and "{name}" not in command and not member and not site and kind != "drain":
+    if command and "{name}" not in command and not member and not site and kind not in ("drain", "link"):
         raise click.UsageError(
             f"--command {command!r} does not name its target, and each drill has another target: "
             "write {name} in place of the target's name, or choose one member with --member"
@@ -176,6 +197,23 @@ def _check_options(
         raise click.UsageError("--undo needs --command: give both, or neither for a local pool")
     if url and rate is None:
         raise click.UsageError("--url is for the clients of --load: give --load N, or leave --url out")
+
+
+def _check_link(kind: str, link: tuple[str, ...], direction: str, command: str, undo: str) -> None:
+    """Raise ``click.UsageError`` for options of a link that contradict each other."""
+    if kind != "link":
+        if link or direction != "both":
+            raise click.UsageError(f"--link and --direction have no effect on 'drill {kind}': they are for link")
+        return
+    if link and (len(link) != 2 or link[0] == link[1]):
+        raise click.UsageError(f"--link names two sites, such as east,west, and not {','.join(link)!r}")
+    if direction == "one-way" and not link:
+        raise click.UsageError("--direction one-way needs --link FROM,TO: which site's packets are lost")
+    for option, text in (("--command", command), ("--undo", undo)):
+        if text and not ("{from}" in text and "{to}" in text):
+            raise click.UsageError(
+                f"{option} {text!r} does not say which direction: write {{from}} and {{to}} for the sites"
+            )
 
 
 async def _run(settings: "DrillSettings", place: "PoolLocation") -> tuple[list["DrillResult"], bool]:

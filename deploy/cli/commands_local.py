@@ -66,6 +66,7 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
         "understudy up --members 3",
         "understudy up --members 2 --app 'python shop.py' --listen 127.0.0.1:9000",
         "understudy up --members 4 --sites east,west",
+        "understudy up --members 4 --sites east,west --links --etcds 3 --controls 2",
         "understudy up -f cart.yaml -f desk.yaml",
         "understudy up --members 6 --zones a,b,c",
     )
@@ -96,6 +97,11 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
     callback=domain_names,
     metavar="NAME,...",
     help="Assign the members to these sites in turn. Default: none.",
+)
+@click.option(
+    "--links",
+    is_flag=True,
+    help="Give each site a network of its own, for 'understudy drill link'. Needs root, ip and iptables.",
 )
 @click.option(
     "--zones",
@@ -144,6 +150,7 @@ def up(
     etcds: str,
     otlp_http: bool,
     sites: tuple[str, ...],
+    links: bool,
     zones: tuple[str, ...],
     hosts: tuple[str, ...],
     app_versions: tuple[str, ...],
@@ -163,6 +170,7 @@ def up(
     from understudy.statesync.pool.spec import PoolSpec
     from understudy.statesync.pool.spec_reader import load_spec, parse_spec
 
+    _check_links(sites, files, links=links)
     wanted: list[PoolSpec] = [load_spec(file) for file in files] or [parse_spec(f"pool: {pool}", where="--pool")]
     settings = LocalSettings(
         directory=directory,
@@ -177,9 +185,22 @@ def up(
         listen=listen,
         otlp_http=otlp_http,
         sites=sites,
+        links=links,
         log_level=logs.level,
         zones=zones,
         hosts=hosts,
         app_versions=app_versions,
     )
     raise SystemExit(asyncio.run(run_up(settings)))
+
+
+def _check_links(sites: tuple[str, ...], files: tuple[Path, ...], *, links: bool) -> None:
+    """Raise ``click.UsageError`` for sites that cannot have networks."""
+    from understudy.deploy.local.linked_pool import WITNESS
+
+    if links and len(sites) < 2:
+        raise click.UsageError("--links needs two sites or more: give --sites east,west")
+    if links and WITNESS in sites:
+        raise click.UsageError(f"with --links {WITNESS!r} names what is on no site: give that site another name")
+    if links and len(files) > 1:
+        raise click.UsageError("--links is for one pool: give one --file")

@@ -64,6 +64,15 @@ class MemberAddresses:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteNetwork:
+    """The network of a site, or of what is on no site: a namespace, and its address in it."""
+
+    site: str
+    namespace: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class PoolAddresses:
     """A further pool: where clients reach it at the front Envoy, and its members."""
 
@@ -77,7 +86,8 @@ class Layout:
     """The addresses of a local pool. ``etcd`` has client URLs, ``etcd_peers`` the peer URLs of etcd.
 
     ``beside``: the other pools that run with it. ``etcd_sites``: where each etcd member would run, '' for no site.
-    ``site_fronts``: the front Envoys of the other sites, in a pool whose spec has ``sites``.
+    ``site_fronts``: the front Envoys of the other sites, in a pool whose spec has ``sites``. ``networks``: those of
+    ``up --links``.
     """
 
     pool: str
@@ -90,6 +100,7 @@ class Layout:
     beside: tuple[PoolAddresses, ...] = ()
     etcd_sites: tuple[str, ...] = ()
     site_fronts: tuple[FrontAddresses, ...] = ()
+    networks: tuple[SiteNetwork, ...] = ()
 
     def of(self, pool: str) -> "Layout | None":
         """The layout of one of the pools; None if ``pool`` does not run here."""
@@ -109,9 +120,10 @@ class Layout:
     def decode(cls, text: str) -> "Layout":
         """Read a layout; raises ``ValueError`` on anything that is not one."""
         raw = read_object(text)
-        beside, fronts = raw.get("beside", []), raw.get("site_fronts", [])
-        if not all(isinstance(listed, list) for listed in (raw.get("controls"), raw.get("members"), beside, fronts)):
-            raise ValueError("controls, members, beside and site_fronts are lists")
+        beside, fronts, networks = (raw.get(name, []) for name in ("beside", "site_fronts", "networks"))
+        lists = (raw.get("controls"), raw.get("members"), beside, fronts, networks)
+        if not all(isinstance(listed, list) for listed in lists):
+            raise ValueError("controls, members, beside, site_fronts and networks are lists")
         return made_of(
             cls,
             {
@@ -120,6 +132,7 @@ class Layout:
                 "front": made_of(FrontAddresses, raw.get("front")),
                 "members": _members(raw),
                 "site_fronts": tuple(made_of(FrontAddresses, one) for one in fronts),
+                "networks": tuple(made_of(SiteNetwork, one) for one in networks),
                 "beside": tuple(made_of(PoolAddresses, {**one, "members": _members(one)}) for one in beside),
             },
         )

@@ -29,6 +29,7 @@ class DrillKind(StrEnum):
     ETCD_LEADER = "etcd-leader"
     CONTROL = "control"
     SITE = "site"
+    LINK = "link"
 
     @property
     def of_a_member(self) -> bool:
@@ -171,6 +172,7 @@ class ClientView:
 
     ``gap`` is the time without an answer of affected sessions, minus their normal pace. ``wait`` is the longest request
     of each session. Both are p50, p99 and max. ``took_ms`` is the duration of the slowest failover, from its trace.
+    ``second_writers``: acknowledged writes of an owner that had been replaced before they began.
     """
 
     requests: int
@@ -182,6 +184,7 @@ class ClientView:
     needless_moves: int | None = None
     took_ms: float | None = None
     failures: tuple[str, ...] = field(default=())
+    second_writers: int | None = None
 
     @property
     def worst_ms(self) -> float | None:
@@ -211,4 +214,6 @@ def missed(seen: ClientView, wanted: Objectives, durability: str = "sync") -> li
         found.append(f"{rpo}: {seen.lost_writes} lost (objective {allowed})")
     if (seen.needless_moves or 0) > wanted.needless_moves:
         found.append(f"needless_moves: {seen.needless_moves} (objective {wanted.needless_moves})")
+    if seen.second_writers:
+        found.append(f"two writers: {seen.second_writers} writes of a replaced owner were acknowledged")
     return found

@@ -9,8 +9,8 @@ fault is always undone, also after Ctrl-C and SIGTERM. ``conditions`` has the ru
 import asyncio
 import shlex
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.common.operator import this_operator
@@ -29,6 +29,7 @@ from understudy.deploy.drill.conditions import (
     without_successor,
 )
 from understudy.deploy.drill.fault_injectors import CommandInjector, FaultInjector, LocalInjector
+from understudy.deploy.drill.link import ONE_WAY, Link, by_site, link_of, taken
 from understudy.deploy.drill.measure import (
     ClientMeasure,
     EnvoyMeasure,
@@ -40,6 +41,7 @@ from understudy.deploy.drill.measure import (
 from understudy.deploy.drill.record import DrillRecorder
 from understudy.deploy.inspect.controls import AdminError, ask_control
 from understudy.deploy.inspect.query import read_pool, require_pool
+from understudy.deploy.inspect.sites import lagging_slots
 from understudy.deploy.inspect.sync import newest_revision, read_sync
 from understudy.statesync.audit.entry import Act, Actor
 from understudy.statesync.audit.log import OperatorLog
@@ -69,6 +71,8 @@ class DrillSettings:
     kind: DrillKind
     member: str = ""
     site: str = ""
+    link: tuple[str, ...] = ()
+    one_way: bool = False
     rate: int = 0
     seconds: float = 5.0
     repeat: int = 1
@@ -92,6 +96,8 @@ class DrillSettings:
         words = ["understudy", "drill", str(self.kind)]
         words += ["--member", name] if self.kind.of_a_member else []
         words += ["--site", name] if self.kind is DrillKind.SITE else []
+        if self.kind is DrillKind.LINK:
+            words += ["--link", name, *(["--direction", ONE_WAY] if self.one_way else [])]
         words += ["--load", str(self.rate)] if self.rate else []
         words += ["--for", f"{self.seconds:g}s"] if self.kind is not DrillKind.ROLLING else []
         for option in ("url", "admin", "command", "undo"):
@@ -101,7 +107,10 @@ class DrillSettings:
 
 @dataclass(frozen=True, slots=True)
 class DrillResult:
-    """One drill. ``name`` is the target, ``traces`` are those of the failovers that it caused, ``at`` is wall time."""
+    """One drill. ``name`` is the target, ``traces`` are those of the failovers that it caused, ``at`` is wall time.
+
+    ``taken``: the number of slots that each site lost by a cut link.
+    """
 
     kind: DrillKind
     name: str
@@ -110,6 +119,7 @@ class DrillResult:
     seen: ClientView
     missed: tuple[str, ...]
     traces: tuple[str, ...]
+    taken: Mapping[str, int] = field(default_factory=dict)
 
 
 class Drill:
@@ -145,8 +155,8 @@ class Drill:
     def _choose_injector(self) -> FaultInjector:
         settings, place = self._settings, self._place
         if settings.command:
-            if settings.kind is DrillKind.FREEZE and not settings.undo:
-                raise DeployError("a drill with --command that freezes also needs --undo, the command that undoes it")
+            if settings.kind in (DrillKind.FREEZE, DrillKind.LINK) and not settings.undo:
+                raise DeployError(f"drill {settings.kind} with --command also needs --undo, the command that undoes it")
             return CommandInjector(settings.command, settings.undo)
         if place.layout is not None:
             return LocalInjector(place.directory, place.layout)
@@ -162,15 +172,25 @@ class Drill:
         if spec.tcp and not settings.rate:
             raise DeployError("Envoy counts no requests in a TCP pool: use own clients (--load N)")
         if settings.rate:
-            url = settings.url or (layout.front_url if layout else "")
-            if not url:
+            urls = self._urls()
+            if not urls:
                 raise DeployError("--load needs --url, the URL of the front Envoy for clients")
-            return LoadMeasure(clients_of(spec, url, settings.rate))
+            rate = max(1, settings.rate // len(urls))
+            return LoadMeasure([clients_of(spec, url, rate) for url in urls], spec.slots)
         admin = settings.admin or (layout.front.admin if layout else "")
         if admin:
             return EnvoyMeasure(admin, self._place.pool)
         controls = {name: at.record.http for name, at in state.controls.items()}
         return ReportedMeasure(controls, self._place.pool)
+
+    def _urls(self) -> list[str]:
+        """Where the clients come in: at one front Envoy, or at that of each site of a link."""
+        settings, layout = self._settings, self._place.layout
+        if settings.url or layout is None:
+            return [settings.url] if settings.url else []
+        if settings.kind is not DrillKind.LINK:
+            return [layout.front_url]
+        return [f"http://{front.listen}" for front in (layout.front, *layout.site_fronts)]
 
     async def run(self, number: int) -> DrillResult:
         """Run one drill; ``number`` counts from 0. Raises :class:`DrillRefused` unless its conditions are met."""
@@ -210,9 +230,14 @@ class Drill:
         kind = settings.kind
         if kind.kills_members:
             ended = began  # the supervisor starts it again at once
-        there = frozenset(members_of_site(before, name)) if kind is DrillKind.SITE else frozenset()
-        seen = await measure.finish(InjectedFault(kind, name, began, ended, there))
+        seen = await measure.finish(InjectedFault(kind, name, began, ended, await self._hit(name, before)))
         return await self._finish(name, successor, before, at, took, seen)
+
+    async def _hit(self, name: str, before: PoolState) -> frozenset[str]:
+        """The members that a drill of a site or a link hit: those of the site, or those that lost slots."""
+        if self._settings.kind is DrillKind.SITE:
+            return frozenset(members_of_site(before, name))
+        return frozenset(taken(await self._state(), before)) if self._settings.kind is DrillKind.LINK else frozenset()
 
     async def _inject(self, name: str, before: PoolState) -> dict[str, str]:
         """Inject the fault. Returns the boot ids of the members that it restarts."""
@@ -226,6 +251,9 @@ class Drill:
             return await self._roll(before)
         elif kind is DrillKind.SITE:
             await injector.kill_site(name, members_of_site(before, name))
+        elif kind is DrillKind.LINK:
+            for source, target in Link(name, both=not self._settings.one_way).directions:
+                await injector.cut(source, target)
         else:
             await injector.kill(name)
         hit = members_of_site(before, name) if kind is DrillKind.SITE else [name]
@@ -288,6 +316,8 @@ class Drill:
             return "all members"
         if kind is DrillKind.SITE:
             return self._site(state, number)
+        if kind is DrillKind.LINK:
+            return link_of(state, self._settings.link, number)
         return await self._leader(state)
 
     def _site(self, state: PoolState, number: int) -> str:
@@ -317,14 +347,23 @@ class Drill:
                 return f"control server {', '.join(absent) or 'leader'} is not back"
             if self._settings.kind is DrillKind.CONTROL and (unled := without_successor(before, state)):
                 return unled
-            if self._settings.kind in (DrillKind.ETCD_LEADER, DrillKind.SITE):
+            if self._settings.kind in (DrillKind.ETCD_LEADER, DrillKind.SITE, DrillKind.LINK):
                 silent = [status.endpoint for status in await self._etcd.status() if status.errors]
                 if silent:
                     return f"etcd at {', '.join(silent)} is not back"
-            return not_recovered(state, shares, boots)
+            return not_recovered(state, shares, boots) or await self._out_of_sync(state)
 
         await self._until(missing, "the pool has recovered")
         return await self._leader(await self._state()) if self._settings.kind.of_a_leader else ""
+
+    async def _out_of_sync(self, state: PoolState) -> str:
+        """After a cut link: which member is not in sync, or that copies are on one site only; '' if all is well."""
+        if self._settings.kind is not DrillKind.LINK:
+            return ""
+        if late := lagging_slots(state):
+            return f"{len(late)} slots have current copies on one site only"
+        sync = await read_sync(state, newest_revision(state), self._settings.tls)
+        return next((f"{row['member']}: {row['reason']}" for row in sync["members"] if not row["in_sync"]), "")
 
     async def _until(self, reason: Callable[[], Awaitable[str]], what: str, timeout: float = RECOVERY_TIMEOUT) -> None:
         """Wait until ``reason()`` is empty. Raises :class:`NegativeAnswer` with the last reason at the timeout."""
@@ -372,8 +411,8 @@ class Drill:
     ) -> DrillResult:
         state, kind = await self._state(), self._settings.kind
         recorder = DrillRecorder(self._etcd, state, kind, self._settings.tls)
-        caused = recorder.caused(before, members_of_site(before, name) if kind is DrillKind.SITE else [name])
-        if not caused and kind.of_a_leader:
+        caused = recorder.caused(before, self._members(name, before))
+        if not caused and (kind.of_a_leader or kind is DrillKind.LINK):
             caused = [recorder.change_of_leader(name, successor, at)]
         seen = replace(seen, took_ms=await recorder.slowest_ms(caused))
         wanted = state.spec.record.objectives if state.spec else Objectives()
@@ -381,4 +420,12 @@ class Drill:
         await recorder.mark(caused)
         again = self._settings.command_again(self._place.pool, name)
         await recorder.record(caused, seen, faults, again, at)
-        return DrillResult(kind, name, at, took, seen, faults, tuple(dict.fromkeys(part.trace for part in caused)))
+        lost = by_site(taken(state, before), before) if kind is DrillKind.LINK else {}
+        traces = tuple(dict.fromkeys(part.trace for part in caused))
+        return DrillResult(kind, name, at, took, seen, faults, traces, lost)
+
+    def _members(self, name: str, before: PoolState) -> list[str]:
+        """The members that failovers by this drill are about."""
+        if self._settings.kind is DrillKind.LINK:
+            return [member for site in name.split(",") for member in members_of_site(before, site)]
+        return members_of_site(before, name) if self._settings.kind is DrillKind.SITE else [name]

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.layout import Layout, read_processes
+from understudy.deploy.local.site_networks import inside
 
 COMMAND_TIMEOUT = 120.0
 
@@ -32,6 +33,9 @@ class FaultInjector(Protocol):
     async def freeze(self, name: str) -> None:
         """Freeze it until :meth:`undo`."""
 
+    async def cut(self, source: str, target: str) -> None:
+        """Lose what a site sends to another, until :meth:`undo`."""
+
     async def restart(self, name: str) -> None:
         """Stop a drained member. A supervisor starts it again."""
 
@@ -46,6 +50,7 @@ class LocalInjector:
         self._directory = directory
         self._layout = layout
         self._frozen: list[int] = []
+        self._cuts: list[list[str]] = []
 
     async def kill(self, name: str) -> None:
         """Send SIGKILL to all its processes."""
@@ -64,12 +69,32 @@ class LocalInjector:
         self._frozen += pids
         self._signal(pids, signal.SIGSTOP)
 
+    async def cut(self, source: str, target: str) -> None:
+        """Drop the packets of a site where they arrive, in the network of the other site."""
+        networks = {network.site: network for network in self._layout.networks}
+        if source not in networks or target not in networks:
+            raise DeployError(
+                "the sites of this pool have no networks that could be cut: start it with 'understudy up --sites "
+                "... --links', or give --command and --undo"
+            )
+        rule = ["INPUT", "-s", networks[source].address, "-j", "DROP"]
+        words = [*inside(networks[target].namespace), "iptables", "-w"]
+        self._cuts.append([*words, "-D", *rule])
+        try:
+            await run_command([*words, "-A", *rule])
+        except DeployError:
+            self._cuts.pop()
+            raise
+
     async def restart(self, name: str) -> None:
         """Send SIGTERM to all its processes."""
         self._signal(self._pids(name), signal.SIGTERM)
 
     async def undo(self) -> None:
-        """Send SIGCONT to all frozen processes."""
+        """Send SIGCONT to all frozen processes, and mend all cuts."""
+        while self._cuts:
+            await run_command(self._cuts[-1])
+            self._cuts.pop()
         while self._frozen:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._frozen.pop(), signal.SIGCONT)
@@ -102,6 +127,7 @@ class LocalInjector:
 class CommandInjector:
     """Runs commands of the operator; ``{name}`` in them is replaced by the target.
 
+    For a cut link ``{from}`` and ``{to}`` are replaced by the sites, and the command runs once for each direction.
     When the drill is over or interrupted, ``undo`` runs once for each target of ``command``. It may be empty if the
     platform restarts the target by itself.
     """
@@ -109,12 +135,11 @@ class CommandInjector:
     def __init__(self, command: str, undo: str = "") -> None:
         self._command = command
         self._undo_command = undo
-        self._targets: list[str] = []
+        self._targets: list[Mapping[str, str]] = []
 
     async def kill(self, name: str) -> None:
         """Run the command."""
-        self._targets.append(name)
-        await run_template(self._command, {"name": name})
+        await self._run({"name": name})
 
     async def kill_site(self, site: str, members: Sequence[str]) -> None:  # noqa: ARG002 - the command knows them
         """Run the command once, for the site."""
@@ -124,6 +149,10 @@ class CommandInjector:
         """Run the command."""
         await self.kill(name)
 
+    async def cut(self, source: str, target: str) -> None:
+        """Run the command for one direction."""
+        await self._run({"from": source, "to": target})
+
     async def restart(self, name: str) -> None:
         """Run the command."""
         await self.kill(name)
@@ -131,8 +160,12 @@ class CommandInjector:
     async def undo(self) -> None:
         """Run the undo command for each target."""
         targets, self._targets = self._targets, []
-        for name in targets if self._undo_command else ():
-            await run_template(self._undo_command, {"name": name})
+        for values in targets if self._undo_command else ():
+            await run_template(self._undo_command, values)
+
+    async def _run(self, values: Mapping[str, str]) -> None:
+        self._targets.append(values)
+        await run_template(self._command, values)
 
 
 def template_arguments(template: str, values: Mapping[str, str]) -> list[str]:
@@ -140,16 +173,21 @@ def template_arguments(template: str, values: Mapping[str, str]) -> list[str]:
     try:
         return [part.format_map(values) for part in shlex.split(template)]
     except (ValueError, KeyError, IndexError) as error:
-        raise DeployError(f"{template!r} is not a command: {error}; the only placeholder is {{name}}") from None
+        known = " and ".join(f"{{{name}}}" for name in values)
+        raise DeployError(f"{template!r} is not a command: {error}; the only placeholder is {known}") from None
 
 
 async def run_template(template: str, values: Mapping[str, str]) -> None:
+    """Run the command of a template. Raises :class:`DeployError` if it fails or takes too long."""
+    await run_command(template_arguments(template, values))
+
+
+async def run_command(arguments: Sequence[str]) -> None:
     """Run a command. Raises :class:`DeployError` if it fails or takes too long."""
-    arguments = template_arguments(template, values)
     try:
         child = await asyncio.create_subprocess_exec(*arguments, stdin=asyncio.subprocess.DEVNULL)
     except (OSError, IndexError, TypeError) as error:
-        raise DeployError(f"{template!r} cannot be run: {error}") from None
+        raise DeployError(f"{shlex.join(arguments)!r} cannot be run: {error}") from None
     try:
         async with asyncio.timeout(COMMAND_TIMEOUT):
             code = await child.wait()

@@ -11,14 +11,15 @@ import ipaddress
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.drill.conditions import ClientView, DrillKind
 from understudy.deploy.inspect.controls import AdminError, ask_control, ask_controls
-from understudy.deploy.load.history_checker import HistoryReport, MemberKill, Op, check_history, percentile
+from understudy.deploy.load.history_checker import Content, HistoryReport, MemberKill, Op, check_history, percentile
 from understudy.deploy.load.http_load import Load
+from understudy.deploy.load.second_writer import second_writers
 from understudy.deploy.load.tcp_load import NotebookLoad
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.spec import PoolSpec
@@ -61,31 +62,38 @@ class ClientMeasure(Protocol):
 class LoadMeasure:
     """Makes requests of its own, one third of them writes."""
 
-    def __init__(self, load: Load | NotebookLoad) -> None:
-        self._load = load
+    def __init__(self, loads: Sequence[Load | NotebookLoad], slots: int) -> None:
+        self._loads = loads
+        self._slots = slots
 
     async def start(self) -> None:
         """Open the sessions and start the requests."""
-        try:
-            await self._load.open_sessions()
-        except DeployError as error:
-            raise DeployError(
-                f"{error}; --load drives {self._load.drives}: for another application leave it out"
-            ) from None
-        self._load.start()
+        for load in self._loads:
+            try:
+                await load.open_sessions()
+            except DeployError as error:
+                raise DeployError(
+                    f"{error}; --load drives {load.drives}: for another application leave it out"
+                ) from None
+        for load in self._loads:
+            load.start()
 
     async def finish(self, fault: InjectedFault) -> ClientView:
         """Stop the requests, read every session once more, and check the history."""
-        await self._load.stop()
-        final = await self._load.final_contents()
+        await asyncio.gather(*(load.stop() for load in self._loads))
+        final: dict[str, Content | None] = {}
+        for load in self._loads:
+            final |= await load.final_contents()
+        history = [op for load in self._loads for op in load.history]
         hit = fault.kind.of_a_member or fault.members
         killing = MemberKill(fault.name, fault.began, fault.ended, fault.members) if hit else None
-        result = check_history(self._load.history, final, killing, pacing=self._load.pacing)
-        return client_view(result, self._load.history, fault)
+        result = check_history(history, final, killing, pacing=max(load.pacing for load in self._loads))
+        return replace(client_view(result, history, fault), second_writers=second_writers(history, self._slots))
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._load.close()
+        for load in self._loads:
+            await load.close()
 
 
 def client_view(result: HistoryReport, history: Sequence[Op], fault: InjectedFault) -> ClientView:

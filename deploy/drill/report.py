@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from understudy.deploy.drill.conditions import DrillKind
 from understudy.deploy.drill.drill import DrillResult
 
 
@@ -29,6 +30,8 @@ def view_of(pool: str, results: Sequence[DrillResult]) -> dict[str, Any]:
                 "sessions_touched": result.seen.touched,
                 "lost_writes": result.seen.lost_writes,
                 "moved_needlessly": result.seen.needless_moves,
+                "second_writers": result.seen.second_writers,
+                "slots_taken_from": dict(result.taken),
                 "takeover_ms": None if result.seen.took_ms is None else round(result.seen.took_ms, 1),
                 "missed": list(result.missed),
                 "failures": list(result.seen.failures),
@@ -60,12 +63,22 @@ def drill_table(view: dict[str, Any]) -> RenderableType:
         )
         parts += [Text(f"{name} missed {text}", style="red") for text in row["missed"]]
         parts += [Text(f"{name} failed {text}", style="red") for text in row["failures"]]
+        if row["kind"] == DrillKind.LINK:
+            parts.append(Text(_link_line(row)))
         if not row["requests"]:
             parts.append(Text(f"{name}: no client made a request; use --load N for own clients", style="yellow"))
     summary = "all objectives were met" if view["ok"] else "an objective was missed"
     parts.append(Text("gap and wait: p50/p99/max over sessions; -: not measured", style="dim"))
     parts.append(Text(summary, style="bold green" if view["ok"] else "bold red"))
     return Group(*parts)
+
+
+def _link_line(row: dict[str, Any]) -> str:
+    """What a cut link did to the slots, and whether anybody else wrote."""
+    lost = ", ".join(f"{site or 'no site'} lost {count} slots" for site, count in row["slots_taken_from"].items())
+    writers = row["second_writers"]
+    told = "two writers were not looked for" if writers is None else f"{writers} writes of a second writer"
+    return f"{row['kind']} {row['name']}: {lost or 'no slot was taken'}; {told}"
 
 
 def _triple(values: tuple[float, float, float] | None) -> dict[str, float] | None:

@@ -150,15 +150,15 @@ def session_key(request: web.Request) -> str:
     return key
 
 
-def view(key: str, cart: dict[str, Any], *, status: int = 200) -> web.Response:
-    """A cart as a response to the client."""
-    return web.json_response({"session": key, **cart}, status=status, headers={"X-Session-Id": key})
+def view(key: str, cart: dict[str, Any], etag: str, *, status: int = 200) -> web.Response:
+    """A cart as a response to the client, with the version of its session as ETag."""
+    return web.json_response({"session": key, **cart}, status=status, headers={"X-Session-Id": key, "ETag": etag})
 
 
 async def view_of(request: web.Request, key: str) -> web.Response:
     """Read the cart and show it."""
-    cart, _ = await read_cart(request, key)
-    return view(key, cart)
+    cart, etag = await read_cart(request, key)
+    return view(key, cart, etag)
 
 
 async def read_cart(request: web.Request, key: str) -> tuple[dict[str, Any], str]:
@@ -194,7 +194,7 @@ async def create(request: web.Request) -> web.Response:
     if answer.status != 201:
         raise web.HTTPBadGateway(text=f"the sidecar created no session: {answer.status}\n")
     key = json.loads(answer.body)["key"]
-    response = view(key, {"items": {}}, status=201)
+    response = view(key, {"items": {}}, answer.headers["ETag"], status=201)
     response.set_cookie("sid", key, httponly=True, samesite="Lax")
     return response
 
@@ -220,7 +220,7 @@ async def add(request: web.Request) -> web.Response:
         if answer.repeated:
             return await view_of(request, key)  # it has taken effect before, and the cart has the item
         if answer.status == 200:
-            return view(key, cart)
+            return view(key, cart, answer.headers["ETag"])
         if answer.status == 409:  # this is a late copy, or another copy was refused
             raise web.HTTPConflict(text=f"the cart was not changed: {answer.problem}\n")
         if answer.status != 412:

@@ -23,7 +23,7 @@ class Op:
 
     Times are seconds of the client's monotonic clock. ``status`` is 0 if there was no answer. ``wrote`` is the sku that
     a write added. ``seen`` is the content in the answer, None if it had none. ``attempts`` is the number of times that
-    Envoy sent the request.
+    Envoy sent the request. ``version`` is the entity tag in the answer, '' for none.
     """
 
     session: str
@@ -36,6 +36,7 @@ class Op:
     seen: Content | None = None
     error: str = ""
     attempts: int = 1
+    version: str = ""
 
     @property
     def succeeded(self) -> bool:

@@ -135,11 +135,12 @@ class Load:
         headers = shopper.headers if shopper.key else {}
         if once is not None:
             headers["Idempotency-Key"] = once
-        status, served_by, error, body, attempts = 0, "", "", {}, 1
+        status, served_by, error, body, attempts, version = 0, "", "", {}, 1, ""
         started = self.clock()
         try:
             async with self._session.request(method, self.url + path, json=item, headers=headers) as response:
                 status, served_by = response.status, response.headers.get("X-Served-By", "")
+                version = response.headers.get("ETag", "")
                 attempts = int(response.headers.get("X-Envoy-Attempt-Count", 1))
                 if 200 <= status < 300:
                     body = await response.json()
@@ -162,6 +163,7 @@ class Load:
             wrote=item["sku"] if item else "",
             seen=body.get("items"),
             error=error,
+            version=version,
         )
         self.history.append(op)
         return op

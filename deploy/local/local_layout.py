@@ -14,7 +14,7 @@ from understudy.deploy.common.layout import (
     MemberAddresses,
     PoolAddresses,
 )
-from understudy.deploy.local.ports import PortPicker, require_free
+from understudy.deploy.local.ports import LOOPBACK, PortPicker, require_free
 from understudy.deploy.local.several_pools import listen_address
 from understudy.statesync.pool.spec import PoolSpec
 
@@ -32,7 +32,8 @@ class LocalSettings:
     them in turn, those of a site to ``zones`` in turn, and those of a zone to ``hosts`` in turn. Control servers and
     members of etcd are assigned as :func:`site_of` says, for ``understudy drill site``. If the spec has ``sites`` too,
     each site has a front Envoy, and ``listen`` is that of the first.
-    ``app_versions``: members name these versions of the application in turn.
+    ``app_versions``: members name these versions of the application in turn. ``links``: each site has a network of its
+    own (``linked_pool``).
     """
 
     directory: Path
@@ -50,6 +51,7 @@ class LocalSettings:
     zones: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     app_versions: tuple[str, ...] = ()
+    links: bool = False
     log_level: str = "info"
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
@@ -165,6 +167,13 @@ def _etcd_peers(settings: LocalSettings, ports: PortPicker) -> tuple[str, ...]:
         )
     if settings.etcds == 1 or not saved:
         return tuple(f"http://{ports.pick()}" for _ in range(settings.etcds))
+    if settings.links == any(f"//{LOOPBACK}:" in url for url in saved):
+        how = "without" if settings.links else "with"
+        raise DeployError(
+            f"{settings.directory} holds the data of a pool {how} --links: do the same, or use another --dir"
+        )
+    if settings.links:
+        return tuple(f"http://{LOOPBACK}:{url.rpartition(':')[2]}" for url in saved)
     for url in saved:
         require_free(
             url.removeprefix("http://"), "the etcd data in this directory needs it: free it, or use another --dir"

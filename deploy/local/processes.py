@@ -110,11 +110,19 @@ def last_line(log: Path, since: int = 0) -> str:
 
 
 class Processes:
-    """A set of supervised programs. Use as an async context manager: leaving it stops everything."""
+    """A set of supervised programs. Use as an async context manager: leaving it stops everything.
 
-    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+    ``placed`` changes a program before it is started, such as to run it in another network.
+    """
+
+    def __init__(
+        self,
+        on_change: Callable[[], None] = lambda: None,
+        placed: Callable[[Program], Program] = lambda program: program,
+    ) -> None:
         self._all: dict[str, Process] = {}
         self._on_change = on_change
+        self._placed = placed
         self._http: aiohttp.ClientSession | None = None
         self._stopping = False
 
@@ -144,7 +152,7 @@ class Processes:
 
     def launch(self, *programs: Program) -> None:
         """Start programs without waiting."""
-        for program in programs:
+        for program in map(self._placed, programs):
             process = self._all.setdefault(program.name, Process(program))
             process.program = program
             self._launch(process)

@@ -16,10 +16,12 @@ from understudy.deploy.common.printable import printable_view
 from understudy.deploy.inspect.member_views import View
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.views import failovers_view, status_view
+from understudy.deploy.local.linked_pool import WITNESS, LinkedPool
 from understudy.deploy.local.local_layout import LocalSettings
 from understudy.deploy.local.local_pool import LocalPool
 from understudy.deploy.local.processes import as_json
 from understudy.deploy.local.several_pools import layouts_of, request_command
+from understudy.deploy.local.site_networks import site_network
 from understudy.deploy.local.up_view import Failovers, Now, addresses, display, kill_line, state_line, things_to_try
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
 from understudy.statesync.pool.spec import PoolSpec
@@ -32,8 +34,21 @@ REFRESH_INTERVAL = 0.5
 async def run_up(settings: LocalSettings) -> int:
     """Run the pool until SIGINT or SIGTERM. Returns the exit code. Raises ``DeployError`` if it cannot start."""
     console = Terminal()
+    with contextlib.ExitStack() as stack:
+        pool = _pool(settings, stack, console)
+        return await _run(pool, console)
+
+
+def _pool(settings: LocalSettings, stack: contextlib.ExitStack, console: Console) -> LocalPool:
+    """The pool, not started yet; its networks are gone when the stack is closed."""
+    if not settings.links:
+        return LocalPool(settings, say=console.print)
+    net = stack.enter_context(site_network([*settings.sites, WITNESS], settings.directory))
+    return LinkedPool(settings, net, say=console.print)
+
+
+async def _run(pool: LocalPool, console: Console) -> int:
     async with stop_signal() as stopping:
-        pool = LocalPool(settings, say=console.print)
         starting = asyncio.create_task(pool.__aenter__())
         ended = asyncio.create_task(stopping.wait())
         await asyncio.wait({starting, ended}, return_when=asyncio.FIRST_COMPLETED)
