@@ -141,6 +141,13 @@ def test_the_site_that_stood_in_goes_on_when_the_other_one_is_well_again() -> No
     assert pool.step(after=1, down=["east"]) == {"east"}, "and grades do not undo that within the freeze"
 
 
+def test_the_way_back_needs_the_gap_too() -> None:
+    pool = Pool(spec())
+    pool.step(after=FREEZE, down=["east"])
+    assert pool.step({"west": 2}, after=FREEZE) == {"west"}  # 100 against 50
+    assert pool.step({"west": 1}, after=1) == {"east"}  # 100 against 25
+
+
 def test_a_preferred_site_is_back_when_it_is_stable_no_worse_and_the_freeze_is_over() -> None:
     pool = Pool(spec(recovery="prefer_site"))
     pool.step(after=FREEZE, down=["east"])
