@@ -36,10 +36,11 @@ if TYPE_CHECKING:
         "understudy site status",
         "understudy site offline east --for 30m",
         "understudy site online east",
+        "understudy site dependency east database down",
     )
 )
 def site() -> None:
-    """Show the sites of a pool, take all members of one out of service, and bring them back.
+    """Show the sites of a pool, take all members of one out of service, bring them back, and say what a site lacks.
 
     The option --site of a sidecar sets the site of its member: a zone, a rack or a data centre.
     """
@@ -63,6 +64,9 @@ def status(pool: str | None, etcd: EtcdOptions, tls: TlsOptions | None, output: 
     A site has a copy of a slot if a process there has every acknowledged write of the slot in memory. "If it died now"
     is about the death of all members of a site at once. If front Envoys have a site, the share of their requests that
     went to members of their own site is shown; requests without a session key do not count.
+
+    If the spec has sites, the grade of each is shown with what it comes from: how much of what the site should have can
+    serve, 0 to 100. In an active/standby pool the last switch is shown, and what a switch by grades waits for.
 
     Exit code 1: something is degraded. Each problem is shown with its age, where it is known, and what ends it.
     """
@@ -197,6 +201,53 @@ async def _online(place: PoolLocation, site: str, reason: str) -> dict[str, Any]
         log = OperatorLog(client, state.keys, this_operator("site online", place.etcd), reason)
         await service.carry_out(log, service.site_online(state, site))
         return {"site": site, "offline": False, "members": service.members_of(state, site)}
+
+
+@site.command(
+    epilog=examples(
+        "understudy site dependency east database down --reason 'replication is broken'",
+        "understudy site dependency east database up",
+    )
+)
+@click.argument("name", metavar="SITE", shell_complete=complete_site)
+@click.argument("dependency", metavar="NAME")
+@click.argument("state", type=click.Choice(["down", "up"]))
+@reason_option
+@pool_option(required=False)
+@etcd_options
+@output_option
+def dependency(
+    name: str, dependency: str, state: str, reason: str, pool: str | None, etcd: EtcdOptions, output: str
+) -> None:
+    """Say that NAME, which SITE needs by the spec (sites.SITE.needs), is down or up again. For operators and probes.
+
+    While it is down the site has the grade 0. In an active/standby pool the slots go to the other site, if its grade is
+    better by site_switch.gap and the last switch is older than site_switch.freeze. To say again what the pool knows
+    changes nothing, and is no error.
+
+    Exit code 1: the spec does not name NAME in needs of SITE.
+    """
+    require_name("SITE", name)
+    require_name("NAME", dependency)
+    view = asyncio.run(_dependency(locate_pool(etcd, pool), name, dependency, reason, down=state == "down"))
+    show(output, view, lambda view: f"{view['dependency']} of site {view['site']} is {view['state']}")
+
+
+async def _dependency(place: PoolLocation, site: str, name: str, reason: str, *, down: bool) -> dict[str, Any]:
+    from understudy.deploy.inspect.query import connect, read_pool, require_pool
+    from understudy.deploy.operate import service
+    from understudy.statesync.audit.log import OperatorLog
+    from understudy.statesync.pool.records import DependencyDown
+
+    async with connect(place.etcd) as client:
+        state, _ = await read_pool(client, place.pool)
+        require_pool(state, place.etcd)
+        change = service.dependency(state, site, name, DependencyDown(time.time(), reason) if down else None)
+        if change is not None:
+            await service.carry_out(
+                OperatorLog(client, state.keys, this_operator("site dependency", place.etcd), reason), change
+            )
+    return {"site": site, "dependency": name, "state": "down" if down else "up", "changed": change is not None}
 
 
 def _line(view: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from understudy.deploy.inspect.views import ranges
 from understudy.proxy.peers.peer_protocol import STATUS_PATH
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.ownership import agreed_set
+from understudy.statesync.pool.site_grade import Grade, SiteMember, grades
 from understudy.statesync.pool.state import PoolState
 
 
@@ -82,22 +83,66 @@ def sites_view(
     :func:`understudy.deploy.inspect.fronts.read_share_at_home`.
     """
     copies, total = copies_by_slot(state), slots_of(state)
+    graded = site_grades(state)
     names = sorted({at.record.site for at in state.members.values()} | {site for site in state.sites if site})
-    rows = [_site_view(state, name, copies, now, unsaved or {}) for name in names]
+    rows = [_site_view(state, name, copies, now, unsaved or {}) | _graded(graded.get(name)) for name in names]
     return {
         "pool": state.keys.pool,
         "revision": revision,
         "slots": total,
         "on_two_sites": sum(len(there) > 1 for there in copies.values()),
         "sites": rows,
+        "switch": _switch_view(state, now),
         "front_requests": dict(sorted((shares or {}).items())),
         "degraded": [
             *_degraded_sites(state, rows),
             *_resting_sites(state, rows),
+            *_degraded_needs(state),
             *_degraded_copies(state, now),
             *_degraded_etcd(etcd),
         ],
     }
+
+
+def site_grades(state: PoolState) -> dict[str, Grade]:
+    """The grade of each site, as etcd has it; empty if the spec has no sites."""
+    spec = state.spec.record if state.spec else None
+    if spec is None or not spec.sites:
+        return {}
+    lost = state.table.record.lost if state.table else {}
+    members = []
+    for name, at in state.members.items():
+        alive = name not in lost or lost[name].boot != at.record.boot
+        able = alive and at.record.state.may_hold_slots
+        members.append(SiteMember(name, at.record.site, at.record.weight, able))
+    return grades(spec, members, state.lacking())
+
+
+def _graded(grade: Grade | None) -> View:
+    return {"grade": grade.value, "grade_why": grade.why} if grade else {"grade": None, "grade_why": ""}
+
+
+def _switch_view(state: PoolState, now: float) -> View | None:
+    """The last switch of an active/standby pool; None if it is none.
+
+    ``frozen_for``: grades cause no other switch for so many seconds.
+    """
+    switch = state.table.record.switch if state.table else None
+    if switch is None or state.spec is None:
+        return None
+    rules = state.spec.record.site_switch
+    left = min(max(switch.at + rules.freeze - now, 0.0), rules.freeze)
+    return {"to": list(switch.to), "at": switch.at, "why": switch.why, "gap": rules.gap, "frozen_for": left}
+
+
+def _degraded_needs(state: PoolState) -> Iterable[View]:
+    """What sites need and do not have."""
+    sites = state.spec.record.sites if state.spec else {}
+    for (site, name), at in sorted(state.dependencies.items()):
+        if site in sites and name in sites[site].needs:
+            why = f" ({at.record.why})" if at.record.why else ""
+            remedy = f"understudy site dependency {site} {name} up, when it is"
+            yield _degraded(f"{name} of site {site} is down{why}", at.record.since, remedy)
 
 
 def _site_view(
@@ -175,8 +220,16 @@ def _resting_sites(state: PoolState, rows: Sequence[View]) -> Iterable[View]:
     resting = state.table.record.resting if state.table else {}
     spec = state.spec.record if state.spec else None
     serving = [row["site"] for row in rows if row["active"] and row["site"] not in resting]
+    by_grade = bool(state.table and state.table.record.switch and state.table.record.switch.why)
     for row in rows:
         if spec is None or row["site"] not in resting or not row["able"]:
+            continue
+        if by_grade:
+            what = f"{_named(row['site'])} stands by since another site has a better grade"
+            remedy = (
+                f"it serves again when its grade is better by {spec.site_switch.gap}, or by: understudy site offline"
+            )
+            yield _degraded(what, None, f"{remedy} {' or '.join(serving)} --for 2m")
             continue
         if spec.recovery == "prefer_site":
             remedy = f"nothing: it gets its slots when its members are in sync and stable for {spec.stable_for:g} s"
@@ -240,11 +293,23 @@ def sites_table(view: View, now: float) -> RenderableType:
             str(row["copies"]),
             _said(row["if_lost"]),
         )
+    graded = [Text(f"grade of {_named(row['site'])}: {row['grade_why']}") for row in view["sites"] if row["grade_why"]]
+    if view["switch"]:
+        graded.append(Text(_switched(view["switch"], now)))
     shares = [Text(_share(site, said)) for site, said in view["front_requests"].items()]
     problems = [
         Text(f"! {one['what']}{_age(one['since'], now)}: {one['remedy']}", style="yellow") for one in view["degraded"]
     ]
-    return Group(heading, table, *shares, *problems)
+    return Group(heading, table, *graded, *shares, *problems)
+
+
+def _switched(switch: Mapping[str, Any], now: float) -> str:
+    why = f" ({switch['why']})" if switch["why"] else ""
+    frozen = f" no sooner than in {math.ceil(switch['frozen_for'])} s," if switch["frozen_for"] else ""
+    return (
+        f"{', '.join(switch['to']) or '(none)'} serves{_age(switch['at'], now)}{why}; grades switch{frozen} "
+        f"from a difference of {switch['gap']} on"
+    )
 
 
 def _share(site: str, said: Mapping[str, Any]) -> str:

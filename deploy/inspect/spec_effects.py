@@ -73,6 +73,7 @@ def _cluster(state: PoolState, spec: PoolSpec, now: float) -> ClusterState:
         deaths={},
         beating=frozenset((name, members[name].boot) for name in alive),
         offline=state.offline(now),
+        lacking=state.lacking(),
     )
 
 

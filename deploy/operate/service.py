@@ -13,7 +13,7 @@ from understudy.deploy.inspect.sites import lagging_slots
 from understudy.deploy.inspect.views import ranges
 from understudy.statesync.audit.entry import Act
 from understudy.statesync.audit.log import OperatorLog
-from understudy.statesync.pool.records import Intent
+from understudy.statesync.pool.records import DependencyDown, Intent
 from understudy.statesync.pool.state import PoolState
 
 OFFLINE_SECONDS = 2 * 3600.0
@@ -21,7 +21,7 @@ OFFLINE_SECONDS = 2 * 3600.0
 
 
 class Change(msgspec.Struct, frozen=True):
-    """An act and the key that it writes; ``intent`` is None if it deletes the key.
+    """An act and the key that it writes with ``intent`` or ``down``; if both are None it deletes the key.
 
     ``nothing_to_do`` is the refusal if the key is not there any more when it is to be deleted.
     """
@@ -29,13 +29,15 @@ class Change(msgspec.Struct, frozen=True):
     act: Act
     key: str
     intent: Intent | None = None
+    down: DependencyDown | None = None
     nothing_to_do: str = ""
 
 
 async def carry_out(log: OperatorLog, change: Change) -> None:
     """Write a change with its audit record. Raises :class:`NegativeAnswer` if there is nothing to undo."""
-    if change.intent is not None:
-        await log.put(change.act, change.key, change.intent.encode())
+    record = change.intent or change.down
+    if record is not None:
+        await log.put(change.act, change.key, record.encode())
     elif not await log.delete(change.act, change.key):
         raise NegativeAnswer(change.nothing_to_do)
 
@@ -109,6 +111,29 @@ def site_online(state: PoolState, site: str) -> Change:
         raise unknown_site(state, site)
     act = Act(f"site online {site}", undo=f"understudy site offline {site} --pool {state.keys.pool}")
     return Change(act, state.keys.site_intent(site), nothing_to_do=f"site {site} is not offline")
+
+
+def dependency(state: PoolState, site: str, name: str, down: DependencyDown | None) -> Change | None:
+    """Say that something a site needs is down, or (None) up again; None if the pool knows it already.
+
+    Raises:
+        NegativeAnswer: the spec does not name the dependency in ``needs`` of this site, and none is down by that name.
+    """
+    pool, known = state.keys.pool, (site, name) in state.dependencies
+    wanted = state.spec.record.sites.get(site) if state.spec else None
+    needs = wanted.needs if wanted else ()
+    if name not in needs and (down or not known):
+        raise NegativeAnswer(
+            f"site {site} of pool {pool} needs no {name!r} by the spec, but {', '.join(needs) or 'nothing'}: "
+            f"add it to needs of sites.{site} and apply the spec, or give another name"
+        )
+    if known == (down is not None):
+        return None
+    word, undo = ("down", "up") if down else ("up", "down")
+    command = f"understudy site dependency {site} {name}"
+    act = Act(f"site dependency {site} {name} {word}", undo=f"{command} {undo} --pool {pool}")
+    nothing = f"{name} of site {site} is up"
+    return Change(act, state.keys.dependency(site, name), down=down, nothing_to_do=nothing)
 
 
 def members_of(state: PoolState, site: str) -> list[str]:

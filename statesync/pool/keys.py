@@ -106,6 +106,10 @@ class PoolKeys(AuditKeys):
         """Prefix of the operator's intents for whole sites."""
         return f"{self.admin}site/"
 
+    def dependency(self, site: str, name: str) -> str:
+        """The key that is there while something that a site needs is down."""
+        return f"{self.site_intent(site)}/{name}"
+
     @cached_property
     def controls(self) -> str:
         """Prefix of the control servers' addresses."""

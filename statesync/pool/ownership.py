@@ -33,12 +33,17 @@ UNFIT = "unfit: "
 """The start of the cause when the owner gave the slot away because it could not serve well; the reason follows."""
 
 
-_OF_SITE = re.compile(r"site ([^:]+) (?:offline|online)")
+_OF_SITE = re.compile(r"site ([^:]+) (?:offline|online|serves: .+)")
 
 
 def site_cause(sites: Iterable[str], *, offline: bool) -> str:
     """The cause of moves by which whole sites are taken out of service, or brought back."""
     return f"site {', '.join(sorted(sites))} {'offline' if offline else 'online'}"
+
+
+def switch_cause(sites: Iterable[str], why: str) -> str:
+    """The cause of moves to the sites that serve from now on, because of the grades that ``why`` tells."""
+    return f"site {', '.join(sorted(sites))} serves: {why}"
 
 
 def sites_in(cause: str) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
+import msgspec
+
 from understudy.statesync.parsing.stored import compact_json, is_text, made_of, read_json, read_object, typed
 from understudy.statesync.pool.slots import MAX_SLOTS
 from understudy.statesync.replication.sync_set import Process, SyncSet
@@ -261,6 +263,43 @@ class Intent(Record):
         return not self.until or now < self.until
 
 
+class DependencyDown(msgspec.Struct, frozen=True):
+    """Something that a site needs is down, as an operator or a probe says; it is up when the record is deleted.
+
+    ``since`` is wall time in seconds, and ``why`` is what they said.
+    """
+
+    since: float = 0.0
+    why: str = ""
+
+    def encode(self) -> bytes:
+        """The record as compact JSON."""
+        return compact_json(self)
+
+    @classmethod
+    def decode(cls, value: bytes) -> "DependencyDown":
+        """Read a record; raises ``ValueError`` on anything that is not one."""
+        raw = read_object(value)
+        return cls(typed("since", float, raw.get("since", 0.0)), typed("why", str, raw.get("why", "")))
+
+
+class SiteSwitch(msgspec.Struct, frozen=True):
+    """Which sites serve an active/standby pool, since when (wall time in seconds), and why grades moved it there.
+
+    ``why`` is '' if another cause did, such as the loss of a site.
+    """
+
+    to: tuple[str, ...]
+    at: float
+    why: str = ""
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> "SiteSwitch":
+        """A record of parsed JSON; raises ``ValueError`` on anything that is not one."""
+        to = typed("to", tuple[str, ...], raw.get("to"))
+        return cls(to, typed("at", float, raw.get("at")), typed("why", str, raw.get("why", "")))
+
+
 @dataclass(frozen=True, slots=True)
 class Revival(Record):
     """An operator's word about a slot: the processes with its newest writes are gone, and it may go on without them.
@@ -300,6 +339,7 @@ class Table:
     ``traceparent`` is the trace of the planned moves that this generation asks for, and ``cause`` why it does.
     ``offline`` names the sites that were out of service when it was written, ``leaving`` members that will fail soon.
     ``resting`` names sites that get no slots although they may be back, with the weight that they had in the spec.
+    ``switch`` is the last switch of an active/standby pool between its sites.
     """
 
     generation: int = 0
@@ -310,6 +350,7 @@ class Table:
     offline: tuple[str, ...] = ()
     leaving: Mapping[str, Leaving] = field(default_factory=dict)
     resting: Mapping[str, int] = field(default_factory=dict)
+    switch: SiteSwitch | None = None
 
     @property
     def slots(self) -> int:
@@ -340,6 +381,7 @@ class Table:
                 "offline": self.offline,
                 **({"leaving": self.leaving} if self.leaving else {}),
                 **({"resting": self.resting} if self.resting else {}),
+                **({"switch": self.switch} if self.switch else {}),
             }
         )
 
@@ -356,6 +398,7 @@ class Table:
             offline=typed("offline", tuple[str, ...], raw.get("offline", ())),
             leaving={member: Leaving.of(one) for member, one in _by_name(raw, "leaving").items()},
             resting={site: typed("resting", int, weight) for site, weight in _by_name(raw, "resting").items()},
+            switch=SiteSwitch.of(_by_name(raw, "switch")) if raw.get("switch") is not None else None,
         )
 
 

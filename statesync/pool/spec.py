@@ -40,6 +40,7 @@ from understudy.statesync.pool.spec_parts import (
     Retries,
     Seconds,
     SiteSpec,
+    SiteSwitching,
     StrictModel,
     Timeouts,
 )
@@ -51,7 +52,16 @@ class SpecError(ValueError):
     """A pool spec that cannot be used; the text has one line per fault."""
 
 
-NEWER_KEYS = ("stable_for", "durability_rules", "predictive", "priority", "priority_rules", "sites", "prefer")
+NEWER_KEYS = (
+    "stable_for",
+    "durability_rules",
+    "predictive",
+    "priority",
+    "priority_rules",
+    "sites",
+    "site_switch",
+    "prefer",
+)
 """Keys that release 0.1.0 does not know."""
 
 
@@ -79,6 +89,7 @@ class PoolSpec(StrictModel):
     priority_rules: Annotated[tuple[PriorityRule, ...], Field(max_length=50)] = ()
     members: dict[Name, MemberSpec] = Field(default_factory=dict)
     sites: dict[Name, SiteSpec] = Field(default_factory=dict)
+    site_switch: SiteSwitching = SiteSwitching.model_construct()
     prefer: Prefer | None = None
     limits: Limits = Limits.model_construct()
     objectives: Objectives = Objectives.model_construct()
@@ -183,6 +194,8 @@ class PoolSpec(StrictModel):
     def _sites_share_slots(self) -> "PoolSpec":
         if self.recovery == "prefer_site" and not self.sites:
             raise ValueError("recovery: prefer_site needs sites, with their weights")
+        if not self.sites and self.site_switch != SiteSwitching.model_construct():
+            raise ValueError("site_switch: it is about sites with weights; add sites, or leave it out")
         if not self.sites:
             return self
         if self.mode == "active_standby":
@@ -225,6 +238,12 @@ class PoolSpec(StrictModel):
     def front_use(self) -> FrontUse | None:
         """What this pool wants of front Envoys that serve several pools; None if they do not serve it."""
         return FrontUse(self.pool, self.front, self.tcp is not None) if self.front else None
+
+    @property
+    def main_site(self) -> str:
+        """The only site with a weight above 0, so that the pool is active/standby; '' if there is none, or several."""
+        weighted = [site for site, one in self.sites.items() if one.weight]
+        return weighted[0] if len(weighted) == 1 else ""
 
     @property
     def balances_by_load(self) -> bool:

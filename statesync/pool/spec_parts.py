@@ -52,9 +52,32 @@ class MemberSpec(StrictModel):
 
 
 class SiteSpec(StrictModel):
-    """A site's part of the slots: its ``weight``, of the sum of the weights of all sites. 0: the site stands by."""
+    """A site's part of the slots: its ``weight``, of the sum of the weights of all sites. 0: the site stands by.
+
+    ``members``: how many members the site should have, for its grade; without it those that are registered. ``needs``:
+    names of what the site cannot serve without. ``understudy site dependency`` says when one of them is down.
+    """
 
     weight: Annotated[int, Field(ge=0, le=1000)]
+    members: Annotated[int, Field(ge=1, le=1000)] | None = None
+    needs: Annotated[tuple[Name, ...], Field(max_length=20)] = ()
+
+    @model_validator(mode="after")
+    def _distinct_needs(self) -> "SiteSpec":
+        if len(set(self.needs)) < len(self.needs):
+            raise ValueError("needs: name every dependency once")
+        return self
+
+
+class SiteSwitching(StrictModel):
+    """When an active/standby pool (one site with a weight above 0) moves from a site that still has members.
+
+    ``gap``: by how much the grade of the site that stands by must be the better one. ``freeze``: how long after a
+    switch no other one follows because of grades.
+    """
+
+    gap: Annotated[int, Field(ge=1, le=100)] = 60
+    freeze: Seconds = 150.0
 
 
 Where = Annotated[str, Field(min_length=1, max_length=253)]

@@ -22,6 +22,7 @@ from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.pool.rebalance import MovePlan, MoveProgress
 from understudy.statesync.pool.records import (
     ControlServer,
+    DependencyDown,
     FailoverRecord,
     Intent,
     Member,
@@ -85,6 +86,8 @@ class PoolState(msgspec.Struct):
     failovers: dict[str, At[FailoverRecord]] = msgspec.field(default_factory=dict)
     intents: dict[str, At[Intent]] = msgspec.field(default_factory=dict)
     sites: dict[str, At[Intent]] = msgspec.field(default_factory=dict)
+    dependencies: dict[tuple[str, str], At[DependencyDown]] = msgspec.field(default_factory=dict)
+    """What is down of that which sites need, by site and name."""
     faults: dict[str, str] = msgspec.field(default_factory=dict)
     unreadable: dict[str, int] = msgspec.field(default_factory=dict)
     """The revision of each value that could not be read, by its key; who replaces the value compares the revision."""
@@ -121,6 +124,7 @@ class PoolState(msgspec.Struct):
             (keys.site_intents, self.sites),
         ):
             found += [(prefix + name, at.revision, at.record.encode) for name, at in records.items()]
+        found += [(keys.dependency(*of), at.revision, at.record.encode) for of, at in self.dependencies.items()]
         found += [(keys.owner(slot), at.revision, at.record.encode) for slot, at in self.owners.items()]
         found += [(keys.sync_set(slot), at.revision, at.record.encode) for slot, at in self.sync_sets.items()]
         found += [(keys.revival(slot), at.revision, at.record.encode) for slot, at in self.revivals.items()]
@@ -166,6 +170,13 @@ class PoolState(msgspec.Struct):
         """The sites that an operator wants out of service at ``now`` (wall time in seconds)."""
         return frozenset(site for site, at in self.sites.items() if site and at.record.holds(now))
 
+    def lacking(self) -> dict[str, frozenset[str]]:
+        """The names of the dependencies that are down, by site."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for site, name in self.dependencies:
+            found[site].add(name)
+        return {site: frozenset(names) for site, names in found.items()}
+
     def changes(self) -> list[tuple[str, list[FailoverRecord]]]:
         """The changes of active by trace, with the records of all members that took part; the newest comes first.
 
@@ -179,7 +190,7 @@ class PoolState(msgspec.Struct):
 
     def _forget_all(self) -> None:
         self.spec = self.front_spec = self.table = self.leader = self.move_plan = self.move_progress = None
-        named = (self.members, self.controls, self.failovers, self.intents, self.sites)
+        named = (self.members, self.controls, self.failovers, self.intents, self.sites, self.dependencies)
         for records in (*named, self.owners, self.sync_sets, self.revivals, self.faults, self.unreadable):
             records.clear()
 
@@ -254,6 +265,10 @@ class PoolState(msgspec.Struct):
 
     def _decode_named(self, key: str, event: Event) -> Changed:
         """Decode a record of a kind that has one record per name under a prefix."""
+        site, of_site, dependency = key.removeprefix(self.keys.site_intents).partition("/")
+        if of_site and key.startswith(self.keys.site_intents):
+            self._decode_dependency((site, dependency), event)
+            return Changed.INTENTS
         for prefix, keep, changed in (
             (self.keys.members, partial(_keep, self.members, kind=Member), Changed.MEMBERS),
             (self.keys.controls, partial(_keep, self.controls, kind=ControlServer), Changed.CONTROLS),
@@ -265,6 +280,12 @@ class PoolState(msgspec.Struct):
                 keep(key.removeprefix(prefix), event=event)
                 return changed
         return Changed.NOTHING
+
+    def _decode_dependency(self, of: tuple[str, str], event: Event) -> None:
+        if event.kind == "delete":
+            self.dependencies.pop(of, None)
+        else:
+            self.dependencies[of] = At(DependencyDown.decode(event.kv.value), event.kv.mod_revision)
 
 
 K = TypeVar("K")

@@ -32,6 +32,7 @@ from understudy.xds.membership.state_builder import StateBuilder
 from understudy.xds.planning.flap_damping import FlapDamping
 from understudy.xds.planning.plan import DecisionInputs, FirstTableTimer, TablePlan, decision_inputs, next_plan
 from understudy.xds.planning.recovery import Recovery
+from understudy.xds.planning.site_switch import SiteFreeze
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class Leader:
         self._leads = False
         self.damping = FlapDamping()
         self.recovery = Recovery()
+        self.site_freeze = SiteFreeze()
         self.trouble = ""
 
     def wake(self) -> None:
@@ -131,6 +133,7 @@ class Leader:
             self.damping.seconds_until_release(now),
             self.recovery.seconds_until_due(cluster, now),
             self._state_builder.seconds_until_site_returns(),
+            self.site_freeze.seconds_until_end(now),
         )
         return min((wait for wait in waits if wait is not None), default=None)
 
@@ -175,12 +178,16 @@ class Leader:
         damping, self.recovery = self.damping.observe(cluster, now, released=released), recovery
         settled = recovery.members() - damping.unstable().keys()
         considered = damping.with_members_held(cluster)
-        plan = next_plan(considered, at, damping.held_slots(cluster), settled)
+        self.site_freeze = self.site_freeze.observe(cluster, at, now)
+        frozen = self.site_freeze.holds(now)
+        plan = next_plan(considered, at, damping.held_slots(cluster), settled, frozen=frozen)
+        if plan is not None and plan.switches:
+            damping = damping.with_cause(now)
         if plan is not None and damping.frozen is None:
             damping = damping.with_plan(cluster, plan.table.orders, now)
             if damping.frozen is not None:
                 logger.error("planned moves are frozen: %s", damping.frozen.why)
-                plan = next_plan(considered, at, damping.held_slots(cluster), settled)
+                plan = next_plan(considered, at, damping.held_slots(cluster), settled, frozen=frozen)
         self.damping = damping
         return plan
 

@@ -38,6 +38,7 @@ class ClusterState:
         late: whether most members that beat here are too busy to answer soon.
         answer_ms: nearly all answers came within this time, as far as Envoys report here.
         approved: who should be active for which slot by the rebalance in force, if there is one.
+        lacking: the names of what is down, by the site that needs it.
     """
 
     spec: PoolSpec
@@ -55,6 +56,7 @@ class ClusterState:
     late: bool = False
     answer_ms: int = 0
     approved: Approved | None = None
+    lacking: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def state(self, member: str) -> MemberState:
         """The member's state as it counts for slots.
@@ -79,6 +81,11 @@ class ClusterState:
         """The member's site; '' if it has none, or the member is not known."""
         record = self.members.get(member)
         return record.site if record else ""
+
+    def lacks_needs(self, member: str) -> bool:
+        """Whether something is down that the member's site needs by the spec."""
+        wanted = self.spec.sites.get(self.site(member)) if self.lacking else None
+        return wanted is not None and not self.lacking.get(self.site(member), frozenset()).isdisjoint(wanted.needs)
 
     def serving_owner(self, slot: int) -> str | None:
         """The slot's owner, unless the process that the owner record names is known to be gone."""

@@ -153,6 +153,7 @@ class StateBuilder:
             late=self._detector.most_late,
             answer_ms=self._answer_ms,
             approved=self._approved(spec),
+            lacking=self.state.lacking(),
         )
         return replace(cluster, leaving=self._leaving(cluster)) if spec.predictive == "move" else cluster
 

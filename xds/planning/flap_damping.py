@@ -10,10 +10,10 @@ reach etcd. The holds are:
   within a slot or two, and the member may soon be back.
 * Unstable: a member that became unfit :data:`MAX_LOSSES` times within :data:`LOSS_WINDOW` and owns nothing gets no slot
   until the oldest of these is that long ago, while there is a stable member.
-* Surge: if more than :data:`SURGE_SHARE` of the slots are to move within :data:`SURGE_WINDOW` and neither members, spec
-  nor a rebalance have changed, planned moves freeze for :data:`FREEZE_TIME`. The status says why and for how long.
-  After that the moves may be made once: moves that are still wanted then are no surge. Moves from other members to
-  preferred ones do not count: the spec is their cause.
+* Surge: if more than :data:`SURGE_SHARE` of the slots are to move within :data:`SURGE_WINDOW`, neither members, spec
+  nor a rebalance have changed, and no switch of sites is the cause, planned moves freeze for :data:`FREEZE_TIME`. The
+  status says why and for how long. After that the moves may be made once: moves that are still wanted then are no
+  surge. Moves from other members to preferred ones do not count: the spec is their cause.
 * Etcd outage: for :data:`ETCD_GRACE` after this server began to lead, or found etcd again, no slot moves away from a
   member because it cannot reach etcd. Some members find etcd seconds before others.
 * Returning site: a site that is in service again gets no slot until all its members know it and no slot is held, for
@@ -198,6 +198,10 @@ class FlapDamping:
             return replace(self, planned=planned)
         why = f"{total} of {len(orders)} slots were to move within {SURGE_WINDOW // SECOND} s without a cause"
         return replace(self, frozen=Hold(why, now + FREEZE_TIME))
+
+    def with_cause(self, now: int) -> "FlapDamping":
+        """The moves that follow have a cause that is not in the pool's state, such as a switch of sites."""
+        return replace(self, explained=now)
 
     def holds(self) -> list[Hold]:
         """What holds planned moves back now; slots that only have a new owner are not named."""

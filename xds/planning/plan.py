@@ -1,10 +1,10 @@
 """What the leader writes: the next slot table, if there is a reason for one, and when the first is due. Pure.
 
-A table is written only if its orders, its lost or leaving members or its offline or resting sites differ from those of
-the table in force, or if it asks for a move of a slot whose owner record is newer than the table in force (members
-ignore an older table). So equal input never makes a new generation. The first table of a pool waits a moment for
-members to register: each slot given to the first of them costs a handover later. :mod:`understudy.xds.placement.solver`
-distributes the slots.
+A table is written only if its orders, its lost or leaving members, its offline or resting sites or its last switch of
+sites differ from those of the table in force, or if it asks for a move of a slot whose owner record is newer than the
+table in force (members ignore an older table). So equal input never makes a new generation. The first table of a pool
+waits a moment for members to register: each slot given to the first of them costs a handover later.
+:mod:`understudy.xds.placement.solver` distributes the slots.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import msgspec
 
-from understudy.statesync.pool.ownership import DRAIN, REBALANCE, site_cause
+from understudy.statesync.pool.ownership import DRAIN, REBALANCE, site_cause, switch_cause
 from understudy.statesync.pool.rebalance import Approved
-from understudy.statesync.pool.records import Lost, MemberState, Table
+from understudy.statesync.pool.records import Lost, MemberState, SiteSwitch, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.tracing.ids import trace_seed
 from understudy.telemetry.tracing.names import KIND_HANDOVER
@@ -22,6 +22,7 @@ from understudy.xds.membership.cluster_state import ClusterState, candidates, fo
 from understudy.xds.membership.member_health import MemberBoot
 from understudy.xds.placement.solver import Candidate, Move, decide
 from understudy.xds.planning.site_recovery import resting_sites
+from understudy.xds.planning.site_switch import next_switch, site_grades, with_grades
 
 NO_TABLE = Table()
 
@@ -29,17 +30,24 @@ NO_TABLE = Table()
 class TablePlan(msgspec.Struct, frozen=True):
     """A table to write, its moves of slots, and the members that it is the first to name lost.
 
-    ``why`` names the rebalance that asks for moves, if one does.
+    ``why`` names the rebalance that asks for moves, if one does. ``switches``: an active/standby pool goes to another
+    site with it.
     """
 
     table: Table
     moves: tuple[Move, ...]
     newly_lost: tuple[str, ...]
     why: str = ""
+    switches: bool = False
 
 
 def next_plan(
-    cluster: ClusterState, at: float, held: frozenset[int] = frozenset(), settled: Collection[str] = ()
+    cluster: ClusterState,
+    at: float,
+    held: frozenset[int] = frozenset(),
+    settled: Collection[str] = (),
+    *,
+    frozen: bool = True,
 ) -> TablePlan | None:
     """The next table, or None when the one in force is right.
 
@@ -48,13 +56,14 @@ def next_plan(
         at: wall time in seconds, for new entries of lost members.
         held: slots that must keep the active they have for now (see :mod:`understudy.xds.planning.flap_damping`).
         settled: members that may pre-empt (see :mod:`understudy.xds.planning.recovery`).
+        frozen: grades of sites may not cause a switch now (see :mod:`understudy.xds.planning.site_switch`).
     """
     previous = cluster.table or NO_TABLE
     entries = lost_entries(cluster, at)
     field = candidates(cluster)
     orders = previous.orders
     moves: tuple[Move, ...] = ()
-    resting = _resting(cluster, field, settled)
+    resting, switch = _duty_of_sites(cluster, field, settled, at, frozen=frozen)
     if any(candidate.state.may_hold_slots for candidate in field):
         found = replace(previous, orders=cluster.orders_as_found())
         current = _current_actives(cluster)
@@ -73,26 +82,48 @@ def next_plan(
         orders[slot][:1] != (cluster.serving_owner(slot),) for slot in _served_since_table(cluster, orders)
     )
     offline = tuple(sorted(cluster.offline))
-    known = (previous.orders, _boots(previous.lost), previous.offline, previous.leaving, previous.resting)
-    if (orders, _boots(entries), offline, cluster.leaving, resting) == known and not asks_again:
+    sites = (previous.offline, previous.resting, previous.switch)
+    known = (previous.orders, _boots(previous.lost), previous.leaving, *sites)
+    if (orders, _boots(entries), cluster.leaving, offline, resting, switch) == known and not asks_again:
         return None
     for member in forgettable(cluster, entries):
         del entries[member]
     generation = previous.generation + 1
     newly_lost = tuple(m for m, e in sorted(entries.items()) if _boots(previous.lost).get(m) != e.boot)
-    traceparent, cause = _planned_moves(cluster, previous, orders, generation)
-    table = Table(generation, orders, entries, traceparent, cause, offline, cluster.leaving, resting)
+    traceparent, cause = _planned_moves(cluster, previous, orders, generation, switch)
+    table = Table(generation, orders, entries, traceparent, cause, offline, cluster.leaving, resting, switch)
     plan = cluster.approved.why if cluster.approved else ""
-    return TablePlan(table, moves, newly_lost, plan if any(move.reason == plan for move in moves) else "")
+    why = plan if any(move.reason == plan for move in moves) else ""
+    return TablePlan(table, moves, newly_lost, why, _at(switch) != _at(previous.switch))
 
 
-def _resting(cluster: ClusterState, field: Collection[Candidate], settled: Collection[str]) -> Mapping[str, int]:
-    """The sites that get no slots although they may be back."""
-    if not cluster.spec.sites:
-        return {}
-    before = cluster.table.resting if cluster.table else {}
-    first = cluster.table is None
-    return resting_sites(cluster.spec, field, before, offline=cluster.offline, settled=settled, first=first)
+def _duty_of_sites(
+    cluster: ClusterState, field: Collection[Candidate], settled: Collection[str], at: float, *, frozen: bool
+) -> tuple[Mapping[str, int], SiteSwitch | None]:
+    """The sites that get no slots although they may be back, and the last switch of an active/standby pool."""
+    spec, previous = cluster.spec, cluster.table or NO_TABLE
+    if not spec.sites:
+        return {}, None
+    able = {candidate.site for candidate in field if candidate.state.may_hold_slots}
+    grade = site_grades(cluster)
+    before = resting = resting_sites(
+        spec,
+        field,
+        previous.resting,
+        offline=cluster.offline,
+        settled=settled,
+        first=cluster.table is None,
+        grade=grade,
+        frozen=frozen,
+    )
+    if not frozen:
+        resting = with_grades(spec, before, able, grade)
+    why = "" if resting == before else ", ".join(f"{site} has grade {grade[site]}" for site in sorted(able))
+    return resting, next_switch(spec, previous.switch, able, resting, why, at)
+
+
+def _at(switch: SiteSwitch | None) -> float:
+    return switch.at if switch else 0.0
 
 
 def _with_held_slots(
@@ -136,7 +167,11 @@ def _boots(entries: Mapping[str, Lost]) -> dict[str, str]:
 
 
 def _planned_moves(
-    cluster: ClusterState, previous: Table, orders: tuple[tuple[str, ...], ...], generation: int
+    cluster: ClusterState,
+    previous: Table,
+    orders: tuple[tuple[str, ...], ...],
+    generation: int,
+    switch: SiteSwitch | None,
 ) -> tuple[str, str]:
     """The trace and the cause of the planned moves with this table; the old ones if no move was added."""
     pending = cluster.pending_moves(orders)
@@ -146,11 +181,11 @@ def _planned_moves(
     if previous.traceparent and pending.items() <= before.items():
         return previous.traceparent, previous.cause
     traceparent = trace_seed(cluster.spec.pool, KIND_HANDOVER, str(generation)).traceparent
-    return traceparent, _cause(cluster, previous, pending)
+    return traceparent, _cause(cluster, previous, pending, switch)
 
 
-def _cause(cluster: ClusterState, previous: Table, pending: Mapping[int, str]) -> str:
-    """Why slots are to move: a site goes offline or is back, members will fail or are drained, or shares are uneven."""
+def _cause(cluster: ClusterState, previous: Table, pending: Mapping[int, str], switch: SiteSwitch | None) -> str:
+    """Why slots are to move: what happens to a site, members will fail or are drained, or shares are uneven."""
     leaving = {cluster.owners[slot].active for slot in pending}
     left = {cluster.site(member) for member in leaving}
     if left <= cluster.offline:
@@ -158,13 +193,15 @@ def _cause(cluster: ClusterState, previous: Table, pending: Mapping[int, str]) -
     back = {cluster.site(member) for member in pending.values()} & (set(previous.offline) - cluster.offline)
     if back:
         return site_cause(back, offline=False)
+    if switch and switch.why and left.isdisjoint(switch.to):
+        return switch_cause(switch.to, switch.why)
     if leaving <= cluster.leaving.keys():
         return "; ".join(sorted({cluster.leaving[member].why for member in leaving}))
     return DRAIN if all(cluster.state(member) is MemberState.DRAINING for member in leaving) else REBALANCE
 
 
 class DecisionInputs(msgspec.Struct, frozen=True):
-    """The inputs that a decision reacts to at once: spec, rebalance in force, members and their states, deaths.
+    """The inputs that a decision reacts to at once: spec, rebalance, members and their states, deaths, dependencies.
 
     Changes of owner are not among them. Most of them carry out what the table says. The others are claims of sidecars
     that come shortly before the death is found here; a decision before that would send slots to the dead member.
@@ -175,12 +212,14 @@ class DecisionInputs(msgspec.Struct, frozen=True):
     candidates: tuple[Candidate, ...]
     dead: frozenset[MemberBoot]
     beating: frozenset[MemberBoot]
+    lacking: Mapping[str, frozenset[str]]
 
 
 def decision_inputs(cluster: ClusterState) -> DecisionInputs:
     """The inputs in a state of the pool."""
     dead = frozenset((member, death.boot) for member, death in cluster.deaths.items())
-    return DecisionInputs(cluster.spec, cluster.approved, tuple(candidates(cluster)), dead, cluster.beating)
+    members = tuple(candidates(cluster))
+    return DecisionInputs(cluster.spec, cluster.approved, members, dead, cluster.beating, cluster.lacking)
 
 
 class FirstTableTimer(msgspec.Struct, frozen=True):

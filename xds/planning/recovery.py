@@ -2,9 +2,10 @@
 
 A member of a better priority than the active's pre-empts by handover when it was fit without interruption for
 ``stable_for``, its beats arrive here, and it holds all copies that the table assigns to it. A site that is back gets
-its slots when this is so of all its members (:mod:`understudy.xds.planning.site_recovery`). What one process has
-reached it keeps until it is unfit: a table that moves slots to it is not undone because new copies are on their way. A
-new leader knows nothing of what was before, so it begins the wait anew.
+its slots when this is so of all its members and nothing that it needs was down meanwhile
+(:mod:`understudy.xds.planning.site_recovery`). What one process has reached it keeps until it is unfit: a table that
+moves slots to it is not undone because new copies are on their way. A new leader knows nothing of what was before, so
+it begins the wait anew.
 
 Times are ns of one monotonic clock and come in as arguments.
 """
@@ -34,7 +35,11 @@ class Recovery:
 
     def observe(self, cluster: ClusterState, complete: Collection[MemberBoot], now: int) -> "Recovery":
         """Take in the pool as it is at ``now``; ``complete`` are those whose beats arrive and that lack no copy."""
-        fit = [(name, member.boot) for name, member in cluster.members.items() if cluster.state(name).may_hold_slots]
+        fit = [
+            (name, member.boot)
+            for name, member in cluster.members.items()
+            if cluster.state(name).may_hold_slots and not cluster.lacks_needs(name)
+        ]
         since = {who: self.since.get(who, now) for who in fit}
         wait = round(cluster.spec.stable_for * SECOND)
         settled = {who for who, at in since.items() if who in self.settled or (now - at >= wait and who in complete)}

@@ -6,7 +6,10 @@ it too. When it ends depends on ``recovery``:
 
 * ``keep_current``: at once if another site of the spec with a weight serves (active/active). If only sites that stand
   by serve (active/standby), they go on, until an operator changes the site's weight or takes them out of service.
-* ``prefer_site``: when all its members were stable for ``stable_for`` and have all their copies.
+* ``prefer_site``: when all its members were stable for ``stable_for`` and have all their copies. In an active/standby
+  pool also only when its grade is no worse than that of the sites that serve, and not while a freeze holds.
+
+In an active/standby pool grades also make a site rest, and end it (:mod:`understudy.xds.planning.site_switch`).
 
 It ends at once when no other site is left, and when the spec gives the site another weight.
 """
@@ -16,6 +19,7 @@ from collections.abc import Collection, Mapping
 from understudy.statesync.pool.records import MemberState
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.placement.solver import Candidate
+from understudy.xds.planning.site_switch import no_worse
 
 
 def resting_sites(
@@ -26,6 +30,8 @@ def resting_sites(
     offline: Collection[str],
     settled: Collection[str],
     first: bool,
+    grade: Mapping[str, int],
+    frozen: bool,
 ) -> dict[str, int]:
     """The sites that rest, each with its weight in the spec when it began to.
 
@@ -36,6 +42,8 @@ def resting_sites(
         offline: the sites that an operator wants out of service.
         settled: the members that were stable for long enough and have all their copies.
         first: there is no table yet, so no site had a slot.
+        grade: the grade of each site.
+        frozen: grades may not cause a switch now.
     """
     able = {candidate.site for candidate in field if candidate.state.may_hold_slots}
     starting = {candidate.site for candidate in field if candidate.state is MemberState.INIT}
@@ -48,7 +56,8 @@ def resting_sites(
     if not serving:
         return {site: weight for site, weight in resting.items() if site not in able}
     for site in returning:
-        if _ended(spec, site, field, serving, settled):
+        kept = site == spec.main_site and (frozen or not no_worse(spec, able, grade))
+        if not kept and _ended(spec, site, field, serving, settled):
             del resting[site]
     return resting
 

@@ -8,6 +8,7 @@ import re
 import shlex
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests.harness.certificates import Authority
 from tests.harness.commands import Commands, commands
 from tests.harness.etcd import EtcdServer, etcd_binary
 from tests.harness.waiting import until
+from understudy.deploy.inspect.query import read_pool
 from understudy.statesync.audit.actor import account_of, certificate_name
 from understudy.statesync.audit.chain import Mark
 from understudy.statesync.audit.entry import Act, Actor, Chain, unseal
@@ -114,6 +116,25 @@ async def test_every_command_says_who_what_from_where_why_and_how_to_undo_it(poo
         *("apply", "drain", "undrain", "site offline", "site online", "apply")
     ]
     assert await pool.verify() == (0, [])
+
+
+async def test_a_dependency_of_a_site_goes_down_and_up_and_saying_it_twice_changes_nothing(pool: Shell) -> None:
+    await pool.apply("slots: 4\nsites: {east: {weight: 100, needs: [database]}, west: {weight: 0}}")
+    for state in ("down", "down", "up", "up", "down"):
+        await pool.ok("site", "dependency", "east", "database", state, "--reason", "a probe", *pool.place)
+    name = pool.keys.pool
+    assert [(row["what"], row["undo"]) for row in await pool.rows()][2:] == [
+        ("site dependency east database down", f"understudy site dependency east database up --pool {name}"),
+        ("site dependency east database up", f"understudy site dependency east database down --pool {name}"),
+        ("site dependency east database down", f"understudy site dependency east database up --pool {name}"),
+    ]
+    state, _ = await read_pool(pool.client, name)
+    assert state.lacking() == {"east": {"database"}}
+    assert state.offline(time.time()) == frozenset()
+    assert state.dependencies["east", "database"].record.why == "a probe"
+    code, said = await pool.shell.run("site", "dependency", "east", "datbase", "down", *pool.place)
+    assert code == 1
+    assert "needs no 'datbase' by the spec, but database: add it to needs of sites.east" in said
 
 
 async def test_the_command_of_an_apply_brings_the_former_spec_back(pool: Shell, tmp_path: Path) -> None:

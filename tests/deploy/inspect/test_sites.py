@@ -10,7 +10,18 @@ from understudy.deploy.inspect.fronts import share_at_home
 from understudy.deploy.inspect.sites import lagging_slots, sites_table, sites_view
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import Intent, Member, MemberState, Owner, Process, SyncRecord, Table
+from understudy.statesync.pool.records import (
+    DependencyDown,
+    Intent,
+    Lost,
+    Member,
+    MemberState,
+    Owner,
+    Process,
+    SiteSwitch,
+    SyncRecord,
+    Table,
+)
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_parts import SiteSpec
 from understudy.statesync.pool.state import At, PoolState
@@ -156,3 +167,32 @@ def test_a_site_that_is_back_without_slots_is_told_with_what_ends_that(recovery:
 
     assert told["what"] == "site west is back, and has no slots after it was lost"
     assert remedy in told["remedy"]
+
+
+def test_grades_and_the_last_switch_are_told_with_their_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    state = pool([ORDER], cart4=MemberState.DOWN)
+    sites = {"east": SiteSpec(weight=100, members=4, needs=("database",)), "west": SiteSpec(weight=0)}
+    state.spec = At(PoolSpec(pool="cart", slots=1, sites=sites), 1)
+    lost = {"cart-3": Lost("boot of cart-3", "killed", "", NOW)}
+    switch = SiteSwitch(("west",), NOW - 100, "east has grade 0, west has grade 100")
+    state.table = At(Table(1, (ORDER,), lost, resting={"east": 100}, switch=switch), 2)
+    assert [row["grade"] for row in view_of(state)["sites"]] == [25, 50]
+
+    state.dependencies["east", "database"] = At(DependencyDown(NOW - 300, "no replica"), 9)
+    view = view_of(state)
+    assert view["switch"] == {"to": ["west"], "at": NOW - 100, "why": switch.why, "gap": 60, "frozen_for": 50.0}
+    Terminal().print(sites_table(view, NOW))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "grade of site east: 0 of 100: 1 of 4 members can serve (not cart-3); database is down" in said
+    assert "grade of site west: 50 of 100: 1 of 2 members can serve (not cart-4)" in said
+    assert (
+        f"west serves for 1 min ({switch.why}); grades switch no sooner than in 50 s, from a difference of 60" in said
+    )
+    assert "! database of site east is down (no replica) for 5 min: understudy site dependency east database up" in said
+    assert "! site east stands by since another site has a better grade: it serves again when" in said
+
+
+def test_without_sites_in_the_spec_no_grade_is_shown() -> None:
+    view = view_of(pool([ORDER]))
+    assert view["switch"] is None
+    assert {row["grade"] for row in view["sites"]} == {None}

@@ -10,11 +10,21 @@ from tests.harness.waiting import until
 from tests.xds.ads_node import connected
 from tests.xds.control.control_pool import POOL, QUICK, SLOTS, SPEC, ControlPool, control_pool
 from understudy.statesync.audit.entry import Actor
-from understudy.statesync.etcd.client import EtcdClient, Event, Kv
+from understudy.statesync.etcd.client import Delete, EtcdClient, Event, Kv, Put
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import NO_ETCD, ControlServer, Intent, Member, MemberState, Owner, Table
+from understudy.statesync.pool.records import (
+    NO_ETCD,
+    ControlServer,
+    DependencyDown,
+    Intent,
+    Member,
+    MemberState,
+    Owner,
+    Table,
+)
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import SiteSpec, SiteSwitching
 from understudy.telemetry.tracing.ids import takeover_seed, trace_seed
 from understudy.telemetry.tracing.setup import start_telemetry
 from understudy.xds.control.controller import Controller, Timing
@@ -598,6 +608,31 @@ async def test_a_site_is_offline_for_as_long_as_was_said_and_comes_back_though_n
     assert time.time() >= intent.until
     assert back.generation == gone.generation + 1
     assert actives(back).keys() == trio.members.keys()
+
+    await goes_to_the_other_site_by_grade_and_when_the_freeze_is_over(trio)
+
+
+async def goes_to_the_other_site_by_grade_and_when_the_freeze_is_over(trio: ControlPool) -> None:
+    """A dependency is down: the slots go west. It is up and that of west is down: they go back when the freeze ends."""
+    needs = ("database",)
+    sites = {"east": SiteSpec(weight=100, needs=needs), "west": SiteSpec(weight=0, needs=needs)}
+    spec = trio.spec.model_copy(update={"sites": sites, "site_switch": SiteSwitching(freeze=6.0)})
+    await trio.client.put(trio.keys.spec, spec.encode())
+    first = await trio.table_with(lambda table: table.switch is not None, "a table that says who serves")
+    await trio.claim_all(first)
+
+    down = DependencyDown(time.time(), "replication is broken").encode()
+    await trio.client.put(trio.keys.dependency("east", "database"), down)
+    seen = await trio.table_with(lambda table: actives(table).keys() == {"cart-3"}, "west has all slots")
+    assert seen.table.cause == "site west serves: east has grade 0, west has grade 100"
+    assert seen.table.switch.at - first.table.switch.at >= 6.0
+    await trio.claim_all(seen)
+
+    changes = [Put(trio.keys.dependency("west", "database"), down), Delete(trio.keys.dependency("east", "database"))]
+    await trio.client.txn([], changes)
+    back = await trio.table_with(lambda table: table.switch.to == ("east",), "east serves again, without another cause")
+    assert back.table.switch.at - seen.table.switch.at >= 6.0
+    assert actives(back.table).keys() == {"cart-1", "cart-2"}, "all slots may move at once: the switch is their cause"
 
 
 @pytest.mark.parametrize("dead", [True, False], ids=["dead", "down"])

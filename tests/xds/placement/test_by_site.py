@@ -143,7 +143,7 @@ def test_what_means_nothing_is_refused(text, why):
 def test_a_spec_that_uses_neither_is_stored_as_earlier_releases_know_it():
     assert b"sites" not in PoolSpec(pool="cart").encode()
     assert b"spread" not in PoolSpec(pool="cart").encode()
-    assert b'"east":{"weight":3}' in pool(east=3).encode()
+    assert b'"east":{"weight":3' in pool(east=3).encode()
 
 
 def test_members_that_fail_are_no_part_of_a_site():
