@@ -25,6 +25,7 @@ _BY_HAND = (
     ("control", "kills the leading control server"),
     ("etcd-leader", "kills the leader of etcd"),
     ("site", "kills all of a site at once"),
+    ("link", "loses all packets between two sites"),
 )
 
 

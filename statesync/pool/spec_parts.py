@@ -77,7 +77,7 @@ class SiteSwitching(StrictModel):
     """
 
     gap: Annotated[int, Field(ge=1, le=100)] = 60
-    freeze: Seconds = 150.0
+    freeze: Seconds = 300.0
 
 
 Where = Annotated[str, Field(min_length=1, max_length=253)]

@@ -180,13 +180,13 @@ def test_grades_and_the_last_switch_are_told_with_their_reasons(capsys: pytest.C
 
     state.dependencies["east", "database"] = At(DependencyDown(NOW - 300, "no replica"), 9)
     view = view_of(state)
-    assert view["switch"] == {"to": ["west"], "at": NOW - 100, "why": switch.why, "gap": 60, "frozen_for": 50.0}
+    assert view["switch"] == {"to": ["west"], "at": NOW - 100, "why": switch.why, "gap": 60, "frozen_for": 200.0}
     Terminal().print(sites_table(view, NOW))
     said = " ".join(capsys.readouterr().out.split())
     assert "grade of site east: 0 of 100: 1 of 4 members can serve (not cart-3); database is down" in said
     assert "grade of site west: 50 of 100: 1 of 2 members can serve (not cart-4)" in said
     assert (
-        f"west serves for 1 min ({switch.why}); grades switch no sooner than in 50 s, from a difference of 60" in said
+        f"west serves for 1 min ({switch.why}); grades switch no sooner than in 200 s, from a difference of 60" in said
     )
     assert "! database of site east is down (no replica) for 5 min: understudy site dependency east database up" in said
     assert "! site east stands by since another site has a better grade: it serves again when" in said

@@ -216,10 +216,11 @@ MOMENTS = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 4), st.booleans(
 def test_a_site_that_flaps_for_ten_minutes_causes_two_switches_at_the_most(
     moments: list[tuple[int, int, bool]], recovery: str
 ) -> None:
-    pool = Pool(spec(recovery=recovery))
-    pool.step(after=FREEZE)
+    pool = Pool(spec(recovery=recovery, site_switch=SiteSwitching()))
+    begin = SiteSwitching().freeze
+    pool.step(after=begin)
     for seconds, able, down in moments:
-        if pool.now + seconds > FREEZE + 600:
+        if pool.now + seconds > begin + 600:
             break
         pool.step({"east": able}, after=seconds, down=["east"] if down else [])
     assert len(pool.switches) <= 2
