@@ -237,7 +237,7 @@ async def _dependency(place: PoolLocation, site: str, name: str, reason: str, *,
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.operate import service
     from understudy.statesync.audit.log import OperatorLog
-    from understudy.statesync.pool.records import DependencyDown
+    from understudy.statesync.pool.site_records import DependencyDown
 
     async with connect(place.etcd) as client:
         state, _ = await read_pool(client, place.pool)

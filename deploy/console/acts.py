@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from understudy.deploy.common.errors import NegativeAnswer
-from understudy.deploy.console.drill_runs import DRILL, DRILL_SECONDS
+from understudy.deploy.console.drill_runs import DRILL_SECONDS
 from understudy.deploy.console.plan_acts import plan_perform, plan_preview
-from understudy.deploy.console.wishes import Wish
+from understudy.deploy.console.wishes import DRILL, Wish
 from understudy.deploy.inspect.draining import owned_by
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.views import ranges
@@ -65,7 +65,12 @@ def preview(state: PoolState, cluster: ClusterState | None, wish: Wish, now: flo
 
 
 def drill_preview(state: PoolState, cluster: ClusterState | None, wish: Wish, now: float) -> dict[str, Any]:
-    """The same for a drill. Raises :class:`NegativeAnswer` if the drain would be refused."""
+    """The same for a drill. Raises :class:`NegativeAnswer` if the drain would be refused, or not measured."""
+    if state.spec is not None and state.spec.record.tcp:
+        raise NegativeAnswer(
+            "front Envoys count no requests in a TCP pool, so a page cannot measure the drill: "
+            f"run understudy drill drain --member {wish.target} --load N --pool {state.keys.pool}"
+        )
     drain = msgspec.structs.replace(wish, act="drain")
     change_of(state, drain, now)
     seconds = wish.seconds or DRILL_SECONDS

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DRILL = "drill drain"
 DRILL_SECONDS = 5.0
 """Duration of the fault, if the operator gives none; as the command's."""
 STOP_TIMEOUT = 5.0
@@ -113,9 +113,18 @@ class DrillRuns:
 
     async def _drill(self, etcd: EtcdLink, pool: str, wish: Wish, actor: Actor, say: Callable[[str], None]) -> "Drill":
         """The drill; its modules are imported by the first one, in a thread, since that takes long."""
-        settings_of = await asyncio.to_thread(_imported)
-        place = PoolLocation(etcd.settings, pool, Path(), None)
-        return settings_of(wish, self._tls, place, etcd.client, say, actor)
+        await asyncio.to_thread(import_module, "understudy.deploy.drill.drill")
+        from understudy.deploy.drill.conditions import DrillKind
+        from understudy.deploy.drill.drill import Drill, DrillSettings
+
+        settings = DrillSettings(
+            DrillKind.DRAIN,
+            member=wish.target,
+            seconds=wish.seconds or DRILL_SECONDS,
+            reason=wish.reason.strip(),
+            tls=self._tls,
+        )
+        return Drill(settings, PoolLocation(etcd.settings, pool, Path(), None), etcd.client, say, actor)
 
     async def _follow(self, run: _Run, drill: Callable[[int], Awaitable["DrillResult"]]) -> None:
         """Run the drill, and note how it ended."""
@@ -124,10 +133,7 @@ class DrillRuns:
         except (DeployError, NegativeAnswer, EtcdError) as error:
             run.outcome, run.missed = f"It failed: {error}", True
         except asyncio.CancelledError:
-            run.outcome, run.missed = (
-                "It was interrupted: this control server stops.",
-                True,
-            )
+            run.outcome, run.missed = "It was interrupted: this control server stops.", True
             raise
         except Exception:
             logger.exception("a drill of %s failed", run.member)
@@ -143,19 +149,6 @@ class DrillRuns:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT):
                 await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _imported() -> Callable[..., "Drill"]:
-    """What makes a drill."""
-    from understudy.deploy.drill.conditions import DrillKind
-    from understudy.deploy.drill.drill import Drill, DrillSettings
-
-    def made(wish: Wish, tls: TlsOptions | None, place: PoolLocation, *rest: Any) -> Drill:  # noqa: ANN401 - passed on
-        seconds, reason = wish.seconds or DRILL_SECONDS, wish.reason.strip()
-        settings = DrillSettings(DrillKind.DRAIN, member=wish.target, seconds=seconds, reason=reason, tls=tls)
-        return Drill(settings, place, *rest)
-
-    return made
 
 
 def outcome_of(result: "DrillResult") -> str:

@@ -16,12 +16,12 @@ from aiohttp import web
 
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.console import acts, reading
-from understudy.deploy.console.drill_runs import CHECKED_MOST, DRILL, DrillRuns
+from understudy.deploy.console.drill_runs import CHECKED_MOST, DrillRuns
 from understudy.deploy.console.feed import Feeds, PoolFeed
 from understudy.deploy.console.load_reading import plan_values, proposal, slot_loads
 from understudy.deploy.console.render import FOLDER, render
 from understudy.deploy.console.security import REVIEW_POLICY, Access, ConsoleSettings, secure
-from understudy.deploy.console.wishes import Wish
+from understudy.deploy.console.wishes import DRILL, Wish
 from understudy.deploy.data.rebalance import placement_file, plan_file
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.views import failovers_view, table_view

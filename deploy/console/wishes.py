@@ -10,11 +10,12 @@ from understudy.statesync.pool.rebalance import RATE_MOST
 from understudy.telemetry.timing.duration import parse_duration
 
 WHO_MOST = 60
-LIMITED = ("drain", "site offline", "drill drain")
+DRILL = "drill drain"
+LIMITED = ("drain", "site offline", DRILL)
 """Acts that may end by themselves."""
 MOVING = ("rebalance apply", "rebalance undo")
 """Acts that move slots, so many a second."""
-_KINDS = ("drain", "undrain", "site offline", "site online", "drill drain", *MOVING, "rebalance abort")
+_KINDS = ("drain", "undrain", "site offline", "site online", DRILL, *MOVING, "rebalance abort")
 
 
 class ShownPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,7 +113,7 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def command(self, pool: str) -> str:
         """The command line that does the same."""
-        named = ["--member", self.target] if self.act == "drill drain" else [self.target]
+        named = ["--member", self.target] if self.act == DRILL else [self.target]
         words = ["understudy", *self.act.split(), *(named if self.target else [])]
         words += self.plan.asked if self.plan is not None else ()
         words += ["--for", self.duration] if self.duration else []

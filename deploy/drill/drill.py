@@ -188,9 +188,8 @@ class Drill:
         settings, layout = self._settings, self._place.layout
         if settings.url or layout is None:
             return [settings.url] if settings.url else []
-        if settings.kind is not DrillKind.LINK:
-            return [layout.front_url]
-        return [f"http://{front.listen}" for front in (layout.front, *layout.site_fronts)]
+        fronts = layout.site_fronts if settings.kind is DrillKind.LINK else ()
+        return [layout.front_url, *(f"http://{front.listen}" for front in fronts)]
 
     async def run(self, number: int) -> DrillResult:
         """Run one drill; ``number`` counts from 0. Raises :class:`DrillRefused` unless its conditions are met."""

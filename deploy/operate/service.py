@@ -13,7 +13,8 @@ from understudy.deploy.inspect.sites import lagging_slots
 from understudy.deploy.inspect.views import ranges
 from understudy.statesync.audit.entry import Act
 from understudy.statesync.audit.log import OperatorLog
-from understudy.statesync.pool.records import DependencyDown, Intent
+from understudy.statesync.pool.records import Intent
+from understudy.statesync.pool.site_records import DependencyDown
 from understudy.statesync.pool.state import PoolState
 
 OFFLINE_SECONDS = 2 * 3600.0

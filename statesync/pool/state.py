@@ -22,7 +22,6 @@ from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.pool.rebalance import MovePlan, MoveProgress
 from understudy.statesync.pool.records import (
     ControlServer,
-    DependencyDown,
     FailoverRecord,
     Intent,
     Member,
@@ -32,6 +31,7 @@ from understudy.statesync.pool.records import (
     SyncRecord,
     Table,
 )
+from understudy.statesync.pool.site_records import DependencyDown
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_reader import decode_known_spec
 

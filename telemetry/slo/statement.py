@@ -39,7 +39,7 @@ FAILURES = (
     Failure("control server", "another one leads; slots stay where they are", "no", "control"),
     Failure("etcd member", "the other members of etcd elect a leader", "no", "etcd-leader"),
     Failure("site", "members of other sites take over", "no, if etcd keeps its majority", "site"),
-    Failure("link between sites", "the side that etcd's leader is on goes on", "no", "link"),
+    Failure("link between sites", "members that reach etcd's leader go on; both sites may lose slots", "no", "link"),
     Failure("witness", "nothing moves; the next loss stops writes", "start it again"),
     Failure("link and witness", "etcd has no majority; sync writes stop", "restore the link or the witness"),
     Failure("all sites", "nothing is served", "start the sites again"),

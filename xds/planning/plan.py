@@ -14,7 +14,8 @@ import msgspec
 
 from understudy.statesync.pool.ownership import DRAIN, REBALANCE, site_cause, switch_cause
 from understudy.statesync.pool.rebalance import Approved
-from understudy.statesync.pool.records import Lost, MemberState, SiteSwitch, Table
+from understudy.statesync.pool.records import Lost, MemberState, Table
+from understudy.statesync.pool.site_records import SiteSwitch
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.tracing.ids import trace_seed
 from understudy.telemetry.tracing.names import KIND_HANDOVER

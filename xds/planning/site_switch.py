@@ -13,8 +13,8 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
-from understudy.statesync.pool.records import SiteSwitch
 from understudy.statesync.pool.site_grade import SiteMember, grades
+from understudy.statesync.pool.site_records import SiteSwitch
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.membership.cluster_state import ClusterState, candidates
 from understudy.xds.membership.member_health import SECOND

@@ -5,11 +5,13 @@ import pytest
 from tests.deploy.console.pools import NOW, a_pool
 from understudy.deploy.common.errors import NegativeAnswer
 from understudy.deploy.console.acts import drill_preview
-from understudy.deploy.console.drill_runs import DRILL, outcome_of
+from understudy.deploy.console.drill_runs import outcome_of
 from understudy.deploy.console.drills import DRILLS_SHOWN, by_hand, drill_rows, statement_rows
-from understudy.deploy.console.wishes import Wish
+from understudy.deploy.console.wishes import DRILL, Wish
 from understudy.deploy.drill.conditions import ClientView, DrillKind
 from understudy.deploy.drill.drill import DrillResult, DrillSettings
+from understudy.statesync.pool.spec_reader import parse_spec
+from understudy.statesync.pool.state import At
 from understudy.telemetry.slo.model import Failover
 
 KILL = Failover("t1", "cart", False, 10**9, 40.0, source="cart-1", drill="kill", requests=900, failed=2, gap_ms=38.0)
@@ -96,3 +98,10 @@ def test_the_statement_names_the_drill_of_each_failure():
     assert rows["member"]["waited"] == "worst 38 ms (1 drill); p99 not yet shown"
     assert rows["site"]["command"] == "understudy drill site --load 300 --pool cart"
     assert rows["witness"]["command"] == ""
+
+
+def test_a_drill_of_a_tcp_pool_is_refused_with_the_command_that_can_measure_it():
+    pool = a_pool()
+    pool.spec = At(parse_spec("pool: cart\nslots: 8\nprotocol: tcp\n", where="pool.yaml"), 1)
+    with pytest.raises(NegativeAnswer, match="understudy drill drain --member cart-1 --load N --pool cart"):
+        drill_preview(pool, None, Wish(DRILL, "cart-1"), NOW)

@@ -10,18 +10,8 @@ from understudy.deploy.inspect.fronts import share_at_home
 from understudy.deploy.inspect.sites import lagging_slots, sites_table, sites_view
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import (
-    DependencyDown,
-    Intent,
-    Lost,
-    Member,
-    MemberState,
-    Owner,
-    Process,
-    SiteSwitch,
-    SyncRecord,
-    Table,
-)
+from understudy.statesync.pool.records import Intent, Lost, Member, MemberState, Owner, Process, SyncRecord, Table
+from understudy.statesync.pool.site_records import DependencyDown, SiteSwitch
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_parts import SiteSpec
 from understudy.statesync.pool.state import At, PoolState

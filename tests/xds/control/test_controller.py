@@ -13,16 +13,8 @@ from understudy.statesync.audit.entry import Actor
 from understudy.statesync.etcd.client import Delete, EtcdClient, Event, Kv, Put
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import (
-    NO_ETCD,
-    ControlServer,
-    DependencyDown,
-    Intent,
-    Member,
-    MemberState,
-    Owner,
-    Table,
-)
+from understudy.statesync.pool.records import NO_ETCD, ControlServer, Intent, Member, MemberState, Owner, Table
+from understudy.statesync.pool.site_records import DependencyDown
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_parts import SiteSpec, SiteSwitching
 from understudy.telemetry.tracing.ids import takeover_seed, trace_seed

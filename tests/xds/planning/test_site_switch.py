@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.statesync.pool.ownership import is_handover, sites_in
-from understudy.statesync.pool.records import Member, MemberState, Owner, SiteSwitch, Table
+from understudy.statesync.pool.records import Member, MemberState, Owner, Table
+from understudy.statesync.pool.site_records import SiteSwitch
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_parts import SiteSpec, SiteSwitching
 from understudy.xds.membership.cluster_state import ClusterState

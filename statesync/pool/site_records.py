@@ -1,0 +1,45 @@
+"""What etcd has of a pool's sites: what a site lacks, and the last switch from one site to another."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from understudy.statesync.parsing.stored import compact_json, read_object, typed
+
+
+class DependencyDown(msgspec.Struct, frozen=True):
+    """Something that a site needs is down, as an operator or a probe says; it is up when the record is deleted.
+
+    ``since`` is wall time in seconds, and ``why`` is what they said.
+    """
+
+    since: float = 0.0
+    why: str = ""
+
+    def encode(self) -> bytes:
+        """The record as compact JSON."""
+        return compact_json(self)
+
+    @classmethod
+    def decode(cls, value: bytes) -> "DependencyDown":
+        """Read a record; raises ``ValueError`` on anything that is not one."""
+        raw = read_object(value)
+        return cls(typed("since", float, raw.get("since", 0.0)), typed("why", str, raw.get("why", "")))
+
+
+class SiteSwitch(msgspec.Struct, frozen=True):
+    """Which sites serve an active/standby pool, since when (wall time in seconds), and why grades moved it there.
+
+    ``why`` is '' if another cause did, such as the loss of a site.
+    """
+
+    to: tuple[str, ...]
+    at: float
+    why: str = ""
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> "SiteSwitch":
+        """A record of parsed JSON; raises ``ValueError`` on anything that is not one."""
+        to = typed("to", tuple[str, ...], raw.get("to"))
+        return cls(to, typed("at", float, raw.get("at")), typed("why", str, raw.get("why", "")))
