@@ -143,6 +143,16 @@ class Layout:
         count = len(self.etcd)
         return ("etcd",) if count == 1 else tuple(f"etcd-{number}" for number in range(1, count + 1))
 
+    def etcd_of(self, site: str) -> tuple[str, ...]:
+        """The client URLs for a process on a site: first etcd on this site, then what is on no site, then the others.
+
+        So a process does not depend on a link to another site while it need not.
+        """
+        if not site:
+            return self.etcd
+        places = zip(self.etcd, self.etcd_sites, strict=True)
+        return tuple(url for url, _ in sorted(places, key=lambda place: (place[1] != site, bool(place[1]))))
+
     @property
     def front_url(self) -> str:
         """The URL for clients' requests."""

@@ -413,13 +413,16 @@ class Drill:
         caused = recorder.caused(before, self._members(name, before))
         if not caused and (kind.of_a_leader or kind is DrillKind.LINK):
             caused = [recorder.change_of_leader(name, successor, at)]
-        seen = replace(seen, took_ms=await recorder.slowest_ms(caused))
+        seen, lost = replace(seen, took_ms=await recorder.slowest_ms(caused)), dict[str, int]()
+        if kind is DrillKind.LINK:
+            lost = by_site(taken(state, before), before)
+            # Both sides live, so each takeover is needless. Requests across the link wait until it is whole.
+            seen = replace(seen, needless_moves=sum(lost.values()), judge_waits=False)
         wanted = state.spec.record.objectives if state.spec else Objectives()
         faults = tuple(missed(seen, wanted, durability_of(state)))
         await recorder.mark(caused)
         again = self._settings.command_again(self._place.pool, name)
         await recorder.record(caused, seen, faults, again, at)
-        lost = by_site(taken(state, before), before) if kind is DrillKind.LINK else {}
         traces = tuple(dict.fromkeys(part.trace for part in caused))
         return DrillResult(kind, name, at, took, seen, faults, traces, lost)
 

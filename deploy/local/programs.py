@@ -78,7 +78,7 @@ def _control_program(settings: LocalSettings, layout: Layout, place: ControlAddr
             *control_arguments(
                 name=place.name,
                 pool=layout.pool,
-                etcd=layout.etcd,
+                etcd=layout.etcd_of(place.site),
                 grpc=place.grpc,
                 http=place.http,
                 traces=str(directory / f"{place.name}-traces.sqlite"),
@@ -127,7 +127,7 @@ def member_place(settings: LocalSettings, layout: Layout, place: MemberAddresses
     return SidecarOptions(
         member=place.name,
         pool=layout.pool,
-        etcd=EtcdSettings(layout.etcd),
+        etcd=EtcdSettings(layout.etcd_of(place.site)),
         app=place.app,
         app_health=settings.app_health,
         session_api=place.session_api,

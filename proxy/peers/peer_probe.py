@@ -1,10 +1,13 @@
 """Finds out whether another member's process lives: by its pulse, and by asking its peer API.
 
 A refused connection counts at once. Silence counts after :data:`TRIES` tries, and sooner if the pulse shows that the
-process has stopped. A certificate that is wrong on one side proves nothing.
+process has stopped. If the member is on another site and nobody there answers, the link may be cut: then silence counts
+only if the member does not answer through etcd either. A certificate that is wrong on one side proves nothing.
 """
 
 import asyncio
+import time
+from functools import partial
 
 from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.member.pool_view import Peer, PoolView
@@ -12,22 +15,37 @@ from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_protocol import ProbeResult
 from understudy.proxy.peers.predecessor_monitor import PredecessorMonitor
 from understudy.statesync.heartbeat.adaptive_timeout import adaptive_timeout
+from understudy.statesync.heartbeat.challenge import Answer, Challenge, probe_both_ways
 from understudy.statesync.heartbeat.probe import Try, TryResult
 
 TRIES = 3
 VOID_FROM = 1.5
 """A try that took this many times its limit says something about this process, and nothing about the peer."""
 PULSE_POLL_INTERVAL = 0.05
+_FOUND_THROUGH_ETCD = {
+    Answer.ALIVE: ProbeResult.LINK_CUT,
+    Answer.REPLACED: ProbeResult.REPLACED,
+    Answer.SILENT: ProbeResult.SILENT_EVERYWHERE,
+    Answer.UNKNOWN: ProbeResult.VOID,
+}
 
 
 class PeerProbe:
     """Probes other members; callers who ask about one process at the same time share one probe."""
 
-    def __init__(self, client: PeerClient, pool: PoolView, loop_lag: LoopLag, monitor: PredecessorMonitor) -> None:
+    def __init__(
+        self,
+        client: PeerClient,
+        pool: PoolView,
+        loop_lag: LoopLag,
+        monitor: PredecessorMonitor,
+        challenge: Challenge,
+    ) -> None:
         self._client = client
         self._pool = pool
         self._loop_lag = loop_lag
         self._monitor = monitor
+        self._challenge = challenge
         self._probes: dict[tuple[Peer, str | None], asyncio.Task[ProbeResult]] = {}
 
     async def close(self) -> None:
@@ -43,12 +61,14 @@ class PeerProbe:
         They are more while it or this process is late: a busy process is not dead. How late a member is, its record
         tells. One whose pulse shows that it runs is given as long as an application.
         """
-        at = self._pool.state.members.get(member)
-        delay = max(self._loop_lag.worst, at.record.stall if at else 0.0)
-        rules = self._pool.liveness
+        at, rules = self._pool.state.members.get(member), self._pool.liveness
         runs = at is not None and self._monitor.seen.get((member, at.record.boot), False)
-        usual = max(rules.unanswered_ms, rules.application_ms) if runs else rules.unanswered_ms
-        return adaptive_timeout(usual / 1000, delay, rules.load_cap_ms / 1000)
+        return self._with_load(member, max(rules.unanswered_ms, rules.application_ms) if runs else rules.unanswered_ms)
+
+    def _with_load(self, member: str, usual_ms: int) -> float:
+        at, rules = self._pool.state.members.get(member), self._pool.liveness
+        delay = max(self._loop_lag.worst, at.record.stall if at else 0.0)
+        return adaptive_timeout(usual_ms / 1000, delay, rules.load_cap_ms / 1000)
 
     async def probe(self, peer: Peer, boot: str | None = None, *, patience: float | None = None) -> ProbeResult:
         """Whether ``peer`` lives (as the process ``boot``, if given).
@@ -64,6 +84,23 @@ class PeerProbe:
         return await asyncio.shield(task)
 
     async def _probe(self, peer: Peer, boot: str | None, limit: float) -> ProbeResult:
+        record = self._pool.known.get(peer.member)
+        mine = self._pool.identity.site
+        if record is None or not mine or record.site in ("", mine):
+            return await self._probe_directly(peer, boot, limit)
+        began, patience = time.monotonic(), self._with_load(peer.member, self._pool.liveness.site_patience_ms)
+
+        def may_be_the_link(found: ProbeResult) -> bool:
+            return found.is_silence and not self._monitor.link_stands(peer.member, began)
+
+        found, answer = await probe_both_ways(
+            self._probe_directly(peer, boot, limit),
+            partial(self._challenge, peer.member, boot or record.boot, patience),
+            may_be_the_link,
+        )
+        return found if answer is None else _FOUND_THROUGH_ETCD[answer]
+
+    async def _probe_directly(self, peer: Peer, boot: str | None, limit: float) -> ProbeResult:
         asking = asyncio.ensure_future(self._ask(peer, boot, limit))
         try:
             while not asking.done():

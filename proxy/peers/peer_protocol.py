@@ -76,6 +76,8 @@ class ProbeResult(StrEnum):
     GONE = "connection refused"
     UNREACHABLE = "its host cannot be reached"
     SILENT = "silent"
+    SILENT_EVERYWHERE = "silent, also through etcd"
+    LINK_CUT = "only etcd can reach it"
     STOPPED = "its process has stopped"
     REPLACED = "another process answers"
     CUT_OFF = CUT_OFF
@@ -90,7 +92,12 @@ class ProbeResult(StrEnum):
     @property
     def condemns(self) -> bool:
         """Whether it is a witness against the peer, so that its slots may be taken over."""
-        return self not in (ProbeResult.ALIVE, ProbeResult.UNTRUSTED, ProbeResult.VOID)
+        return self not in (ProbeResult.ALIVE, ProbeResult.LINK_CUT, ProbeResult.UNTRUSTED, ProbeResult.VOID)
+
+    @property
+    def is_silence(self) -> bool:
+        """Whether the peer did not answer, which a cut link would explain too."""
+        return self in (ProbeResult.SILENT, ProbeResult.STOPPED, ProbeResult.UNREACHABLE)
 
 
 @dataclass(frozen=True, slots=True)

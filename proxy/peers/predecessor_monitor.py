@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from understudy.proxy.member.pool_view import PoolView
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
-from understudy.statesync.heartbeat.pulse import Identity, Pulses, is_running
+from understudy.statesync.heartbeat.pulse import Identity, Pulses, is_running, link_stands
 from understudy.statesync.process.ticks import tick
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,16 @@ class PredecessorMonitor:
             usual=rules.missed_beats * BEAT_INTERVAL,
             cap=rules.load_cap_ms / 1000,
         )
+
+    def link_stands(self, member: str, since: float) -> bool:
+        """Whether the silence of ``member`` since a time (monotonic) is not that of the link to its site."""
+        known = self._pool.known
+        record = known.get(member)
+        if record is None:
+            return False
+        beside = [who for who in self._watched if who[0] != member and known[who[0]].site == record.site]
+        others = [other for who in beside if (other := self._pulses.pulse(who)) is not None]
+        return link_stands(self._pulses.pulse((member, record.boot)), others, since)
 
     async def run(self) -> None:
         """Watch until cancelled."""

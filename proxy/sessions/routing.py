@@ -33,6 +33,8 @@ FIRST_PROBE_AFTER = 0.05
 PROBE_INTERVAL = 0.3
 """Seconds after which a peer that has a call of ours is probed for the first time, and again if it lives."""
 FORWARD_MARGIN = 0.5
+GIVEN_UP = (ProbeResult.SILENT, ProbeResult.SILENT_EVERYWHERE, ProbeResult.STOPPED)
+"""A peer of which a probe finds this is not waited for."""
 
 
 class OwnerRouter:
@@ -160,7 +162,7 @@ class OwnerRouter:
                 patience = max(self._probe.patience(peer.member) - waited, FIRST_PROBE_AFTER)
                 result = await self._probe.probe(peer, patience=patience)
                 waited = PROBE_INTERVAL
-                if result in (ProbeResult.SILENT, ProbeResult.STOPPED) and not answer.done():
+                if result in GIVEN_UP and not answer.done():
                     raise PeerSilent(peer.member, result)
         finally:
             if not answer.cancel() and not answer.cancelled():

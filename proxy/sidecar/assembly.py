@@ -64,6 +64,7 @@ from understudy.proxy.sidecar.name_holder import NameHolder
 from understudy.proxy.sidecar.parts import Sidecar
 from understudy.proxy.sidecar.settings import SidecarSettings
 from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.heartbeat.challenge import Challenger
 from understudy.statesync.heartbeat.pulse import Pulses
 from understudy.statesync.pool.owner_records import FailoverLog
 from understudy.statesync.pool.pools import PoolWatch
@@ -115,7 +116,7 @@ def assemble(
     faults = Faults(check, checks, reads, copies.replica)
     recorder = _recorder(base, check)
     monitor = PredecessorMonitor(pool, Pulses(), base.beat_now)
-    probe = PeerProbe(client, pool, base.loop_lag, monitor)
+    probe = PeerProbe(client, pool, base.loop_lag, monitor, Challenger(etcd, pool.identity.keys).ask)
     replication = _replication(base, recorder, metrics)
     handover, takeovers, reconciler = _ownership(base, replication, probe, recorder, faults)
     replication.active.on_fenced = recorder.audit.refused
@@ -190,6 +191,7 @@ def _services(
         "checks of the spec": spec_checks.run(partial(wanted_checks, base)),
         "member state": sidecar.registration.watch_state(),
         "pool": pool_watch.run(),
+        "challenges": base.challenges.run(),
         "watch": copies.informer.run(),
         "member record": sidecar.registration.run(),
         "heartbeats": _heartbeats(base, sidecar).run(),

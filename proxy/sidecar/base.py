@@ -17,6 +17,7 @@ from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.sidecar.settings import SidecarSettings
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.informer import Informer, InformerBatch
+from understudy.statesync.heartbeat.challenge import ChallengeAnswers
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.pool.state import Changed
@@ -42,6 +43,7 @@ class Base:
     incarnation: Incarnation
     clock: PoolClock
     contact: EtcdContact
+    challenges: ChallengeAnswers
     loop_lag: LoopLag
     changed: Signal
     beat_now: Signal
@@ -57,15 +59,17 @@ def base_of(
     drain = DrainState(pool)
     replica, requests = Replica(etcd, keys, codec), RequestLog(keys, identity.me, identity.boot)
     updates = PoolUpdates(pool, owned, drain, incarnation)
+    challenges = ChallengeAnswers(etcd, keys, identity.me, identity.boot)
 
     def on_batch(batch: InformerBatch) -> None:
+        challenges.heard(batch.events)
         kinds = updates.apply(batch)
         if kinds & Changed.CONTROLS:
             telemetry.set_endpoints([at.record.grpc for at in pool.state.controls.values()])
         if kinds:
             changed()
 
-    informer = Informer(etcd, keys.records, on_batch)
+    informer = Informer(etcd, (*keys.records, challenges.watched), on_batch)
     return Base(
         settings=settings,
         etcd=etcd,
@@ -79,6 +83,7 @@ def base_of(
         incarnation=incarnation,
         clock=PoolClock(),
         contact=EtcdContact(),
+        challenges=challenges,
         loop_lag=LoopLag(),
         changed=changed,
         beat_now=Signal(),

@@ -33,6 +33,11 @@ FACTOR = 10.0
 and much more when it has none: then a single one may take a third of a second."""
 STOOD_STILL = 0.1
 """How late a round may be, in seconds, before it is this process that stood still."""
+LINK_STANDS_AFTER = 0.15
+"""Seconds after an unanswered question in which another process of the same site must have answered: then the link
+carried packets both ways after that question. It is longer than a round trip between sites."""
+GAP = 0.5
+"""Seconds between two answers that are a gap: the link may have been cut meanwhile."""
 CONNECT_AGAIN = 1.0
 REDIAL = 2.0
 """Seconds of silence after which a new connection is tried: TCP may wait much longer before it sends again what was
@@ -48,12 +53,15 @@ class Pulse:
     """What one connection has told of one boot of a member. Seconds of one monotonic clock; ``asked`` 0: nothing open.
 
     ``asked`` is when the question was sent that waits for its answer, or when this process last stood still if that
-    was later. ``worst`` is how long an answer took at the most within the last seconds.
+    was later. ``worst`` is how long an answer took at the most within the last seconds. ``answered`` is when the last
+    answer came, ``steady_from`` since when they come without a gap.
     """
 
     asked: float = 0.0
     answers: int = 0
     worst: float = 0.0
+    answered: float = 0.0
+    steady_from: float = 0.0
 
     def quiet(self, now: float) -> float:
         """For how long a question has gone unanswered."""
@@ -81,6 +89,17 @@ def is_running(pulse: Pulse | None, others: Iterable[Pulse], now: float, *, usua
         return True
     apart = list(others)
     return None if apart and all(other.overdue(now, usual, cap) for other in apart) else False
+
+
+def link_stands(silent: Pulse | None, others: Iterable[Pulse], since: float) -> bool:
+    """Whether a process is silent, and not the link to its site: one of the ``others`` there has answered throughout.
+
+    ``since`` is when the silence began at the latest; the unanswered question of ``silent`` may tell an earlier time.
+    A link that carries packets again proves nothing: some connections recover seconds after others.
+    """
+    began = min(since, silent.asked) if silent is not None and silent.asked else since
+    enough = began + LINK_STANDS_AFTER + (silent.worst if silent is not None else 0.0)
+    return any(other.steady_from <= began and other.answered >= enough for other in others)
 
 
 @dataclass(slots=True)
@@ -212,7 +231,8 @@ class Pulses:
             line.came = b""
             pulse = line.pulse
             line.delays.note(pulse.quiet(now), now)
-            line.pulse = Pulse(0.0, pulse.answers + 1, line.delays.worst)
+            steady_from = pulse.steady_from if now - pulse.answered < GAP else now
+            line.pulse = Pulse(0.0, pulse.answers + 1, line.delays.worst, now, steady_from)
 
 
 def _connect(ready: selectors.BaseSelector, line: _Line) -> None:

@@ -131,6 +131,14 @@ class PoolKeys(AuditKeys):
         return f"{self.prefix}revivals/"
 
     @cached_property
+    def challenges(self) -> str:
+        """Prefix of the questions through etcd whether a member lives. It stands between the audit log and the commits.
+
+        So :attr:`records` leaves it out: each member watches its own.
+        """
+        return f"{self.prefix}challenges/"
+
+    @cached_property
     def commits(self) -> str:
         """Prefix of the members' commit markers."""
         return f"{self.prefix}commits/"
@@ -211,6 +219,10 @@ class PoolKeys(AuditKeys):
         """The operator's word about a slot whose newest writes are lost."""
         return f"{self.revivals}{slot:05d}"
 
+    def challenge(self, member: str) -> str:
+        """The question whether a member lives, or its answer."""
+        return self.challenges + member
+
     def commit(self, member: str) -> str:
         """Commit marker of a member: its last committed batch, in whichever slots."""
         return self.commits + member
@@ -245,7 +257,7 @@ class PoolKeys(AuditKeys):
         """The ranges of the pool's records, which change seldom.
 
         They leave out what changes with every commit: commit markers, sessions, and records of requests. They also
-        leave out the audit log, which no process acts on.
+        leave out the audit log, which no process acts on, and the challenges, which concern one member each.
         """
         whole, commits = self.everything, prefix_range(self.commits)
         return (

@@ -261,13 +261,15 @@ class Liveness(StrictModel):
 
     ``missed_beats`` is for heartbeats and pulses, each sent every 100 ms; ``unanswered_ms`` for probes where there are
     no pulses. ``application_ms``: how long an application may leave its sidecar's question unanswered, and how long a
-    member that answers its pulse may leave its peers waiting. ``load_cap_ms``: the most that is added to these times
-    for a member under CPU load.
+    member that answers its pulse may leave its peers waiting. ``site_patience_ms``: how long a member of another site
+    that is silent must be silent through etcd too. ``load_cap_ms``: the most that is added to these times for a member
+    under CPU load.
     """
 
     missed_beats: Annotated[int, Field(ge=2, le=100)] = 3
     unanswered_ms: Annotated[int, Field(ge=100, le=60_000)] = 500
     application_ms: Annotated[int, Field(ge=100, le=60_000)] = 2000
+    site_patience_ms: Annotated[int, Field(ge=100, le=600_000)] = 600
     load_cap_ms: Annotated[int, Field(ge=0, le=60_000)] = 2000
 
 

@@ -51,6 +51,7 @@ from understudy.proxy.sessions.routing import OwnerRouter
 from understudy.proxy.sessions.service import SessionService
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.informer import Informer
+from understudy.statesync.heartbeat.challenge import cannot_ask
 from understudy.statesync.heartbeat.pulse import Pulses
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.owner_records import FailoverLog
@@ -76,7 +77,8 @@ def view_of(me: str, pool: str = "cart", boot: str = "") -> PoolView:
 def probe_of(client: PeerClient, pool: PoolView | None = None) -> PeerProbe:
     """Probes of a member that sees no pulses."""
     pool = pool or view_of("a")
-    return PeerProbe(client, pool, LoopLag(), PredecessorMonitor(pool, Pulses(), lambda: None))
+    monitor = PredecessorMonitor(pool, Pulses(), lambda: None)
+    return PeerProbe(client, pool, LoopLag(), monitor, cannot_ask)
 
 
 def recorder_of(me: str, pool: str = "cart") -> Recorder:

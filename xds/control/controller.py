@@ -22,6 +22,7 @@ from understudy.statesync.audit.entry import Actor
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.informer import Informer, InformerBatch
 from understudy.statesync.etcd.key_range import KeyRange, prefix_range
+from understudy.statesync.heartbeat.challenge import Challenger
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.spec import PoolSpec
@@ -58,6 +59,9 @@ logger = logging.getLogger(__name__)
 def no_front(_spec: PoolSpec, _revision: int) -> Front | None:
     """The pool has no place at front Envoys of several pools."""
     return None
+
+
+MILLISECOND = SECOND // 1000
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -133,7 +137,13 @@ class Controller:
             older=self._older,
             merge=timing.merge,
         )
-        self.heartbeat = HeartbeatServer(keys.pool, self.detector, now_ns=telemetry.now_ns, on_claim=self._on_claim)
+        self.heartbeat = HeartbeatServer(
+            keys.pool,
+            self.detector,
+            now_ns=telemetry.now_ns,
+            on_claim=self._on_claim,
+            challenge=Challenger(client, keys).ask,
+        )
         self.tracer = FailoverTracer(
             telemetry,
             envoys or cache,
@@ -281,10 +291,13 @@ class Controller:
             return self.detector.timeouts
         liveness = self.state_builder.spec.liveness
         silence = round(liveness.missed_beats * BEAT_INTERVAL * SECOND)
-        times = (liveness.unanswered_ms, liveness.application_ms, liveness.load_cap_ms)
-        unanswered, running, load_cap = (ms * SECOND // 1000 for ms in times)
         return replace(
-            self.detector.timeouts, silence=silence, unanswered=unanswered, running=running, load_cap=load_cap
+            self.detector.timeouts,
+            silence=silence,
+            unanswered=liveness.unanswered_ms * MILLISECOND,
+            running=liveness.application_ms * MILLISECOND,
+            site_patience=liveness.site_patience_ms * MILLISECOND,
+            load_cap=liveness.load_cap_ms * MILLISECOND,
         )
 
     def _place(self, spec: PoolSpec) -> Front | None:

@@ -11,6 +11,9 @@ A member is lost only with a proof:
 * its stream is silent and another member misses its pulse (:mod:`understudy.statesync.heartbeat.pulse`). That tells a
   stopped process from a busy one, so load gives no extra time here.
 
+While a whole site is silent and members of another one are not, the link between them may be cut. Then silence proves
+something only if the member does not answer through etcd either (:mod:`understudy.statesync.heartbeat.challenge`).
+
 How long each of these takes is :class:`~understudy.xds.membership.member_health.DetectorTimeouts`. A pool's spec sets
 it with ``liveness`` (``Liveness`` in :mod:`understudy.statesync.pool.spec_parts`).
 
@@ -59,6 +62,7 @@ class FailureDetector:
         self._last_tick = 0
         self._own_delays = Delays()
         self._silence_counts_from = 0
+        self._sites = _Sites({}, 0)
 
     @property
     def members(self) -> Mapping[MemberBoot, MemberHealth]:
@@ -126,7 +130,8 @@ class FailureDetector:
     ) -> None:
         """A beat arrived on a heartbeat stream; ``stream`` is a number that no other stream has. ``stall`` in ns."""
         health = self._members.get((member, boot)) or MemberHealth(member, boot, first_seen=now)
-        gap = now - health.last_sign >= self.silence_timeout(health) or not health.streams
+        silent = health.unlinked or now - health.last_sign >= self.silence_timeout(health)
+        gap = silent or not health.streams
         since = now if gap or not health.beating_since else health.beating_since
         liveness, death = health.liveness, health.death
         if liveness is not LivenessState.LOST or now - since >= self.timeouts.revival:
@@ -144,6 +149,7 @@ class FailureDetector:
                 lacking=lacking,
                 pulses=pulses or {},
                 last_sign=now,
+                unlinked=0,
                 closed_at=0,
                 beating_since=since,
             )
@@ -171,12 +177,15 @@ class FailureDetector:
             self._silence_counts_from = now
         self._last_tick = now
         probes, pulses = [], _Pulses(self._members, now - self.timeouts.silence)
+        self._sites = _Sites(self._members, now - self.timeouts.silence // 2)
         for health in list(self._members.values()):
             aged = self._after_silence(health, now, pulses)
             if self._needs_probe(aged, now):
                 runs, _ = pulses.report((aged.member, aged.boot))
                 usual = max(self.timeouts.unanswered, self.timeouts.running) if runs else self.timeouts.unanswered
-                probes.append(Probe(aged.member, aged.boot, aged.peer, self._with_load(usual, aged)))
+                patience = self.timeouts.site_patience if self._sites.may_be_cut_off(aged) else 0
+                through_etcd = self._with_load(patience, aged) if patience else 0
+                probes.append(Probe(aged.member, aged.boot, aged.peer, self._with_load(usual, aged), through_etcd))
                 aged = replace(aged, probing=True)
             self._store(aged)
         return tuple(probes)
@@ -190,13 +199,16 @@ class FailureDetector:
         if health.liveness not in (LivenessState.SUSPECT, LivenessState.TRUSTED):
             self._store(health)
         elif result is ProbeOutcome.ANSWERED and boot == probe.boot:
-            self._store(replace(health, last_sign=now))
+            self._store(replace(health, last_sign=now, unlinked=0))
+        elif result is ProbeOutcome.THROUGH_ETCD:
+            self._store(replace(health, last_sign=now, unlinked=health.unlinked or now))
         elif result is ProbeOutcome.ANSWERED:
             self._store(_lost(health, now, f"restarted: boot {boot} answers at {probe.peer}"))
         elif result is ProbeOutcome.REFUSED:
             self._store(_lost(health, now, f"connection refused at {probe.peer}"))
-        elif result is ProbeOutcome.SILENT and self._silence_is_proof(health, now):
-            self._store(_lost(health, now, f"silent at {probe.peer}"))
+        elif result is ProbeOutcome.SILENT and self._silence_is_proof(health, probe, now):
+            where = f"{probe.peer} and through etcd" if probe.etcd_timeout else probe.peer
+            self._store(_lost(health, now, f"silent at {where}"))
         else:
             self._store(health)
 
@@ -219,7 +231,7 @@ class FailureDetector:
             and silent >= timeouts.silence
         ):
             runs, witness = pulses.report((health.member, health.boot))
-            if runs is False:
+            if runs is False and not self._sites.may_be_cut_off(health):
                 return _lost(health, now, f"silent, and {witness} misses its pulse")
         if health.liveness is LivenessState.ALIVE and silent >= self.silence_timeout(health):
             return replace(health, liveness=LivenessState.SUSPECT, next_probe=now)
@@ -235,12 +247,14 @@ class FailureDetector:
             return now - health.first_seen >= self.timeouts.unheard
         return health.liveness is LivenessState.SUSPECT
 
-    def _silence_is_proof(self, health: MemberHealth, now: int) -> bool:
+    def _silence_is_proof(self, health: MemberHealth, probe: Probe, now: int) -> bool:
         """Whether an unanswered probe proves a death.
 
         It needs a second witness: a vanished record, or a stream that was open before. And while all other members are
-        silent too, the fault is more likely on this side.
+        silent too, the fault is more likely on this side. If a whole site is silent, etcd must have been asked.
         """
+        if not probe.etcd_timeout and self._sites.may_be_cut_off(health):
+            return False
         if not health.recorded:
             return True
         if not health.heard:
@@ -288,6 +302,30 @@ class _Pulses:
                 for who, runs in health.pulses.items():
                     reports.setdefault(who, {})[runs] = health.member
         return reports
+
+
+class _Sites:
+    """Which sites the members are on, and since when one of each is heard, as of ``since``, at one look."""
+
+    def __init__(self, members: Mapping[MemberBoot, MemberHealth], since: int) -> None:
+        living = [health for health in members.values() if health.liveness is not LivenessState.LOST]
+        self._sites = {health.site for health in living if health.site}
+        self._heard: dict[str, int] = {}
+        for health in living:
+            if health.last_sign >= since and health.beating and not health.unlinked:
+                earliest = self._heard.get(health.site, health.beating_since)
+                self._heard[health.site] = min(earliest, health.beating_since)
+
+    def may_be_cut_off(self, health: MemberHealth) -> bool:
+        """Whether the silence of this member may be that of the link to its site, and not its own.
+
+        It is not if another member of the site was heard all the time. A link that stands again proves nothing: some
+        streams recover seconds after others.
+        """
+        silent_from = health.unlinked or health.last_sign
+        heard_from = self._heard.get(health.site)
+        heard = heard_from is not None and heard_from <= silent_from
+        return bool(health.site) and not heard and bool(self._sites - {health.site})
 
 
 def _public(health: MemberHealth) -> tuple[bool, MemberState | None, bool]:

@@ -16,6 +16,7 @@ import aiohttp
 import grpc
 import msgspec
 
+from understudy.statesync.heartbeat.challenge import Answer, Challenge, cannot_ask, probe_both_ways
 from understudy.statesync.heartbeat.heartbeat import (
     ANSWER_INTERVAL,
     ANSWERS,
@@ -83,6 +84,7 @@ class HeartbeatServer:
         detector: gets every sign of life and every probe result.
         now_ns: the process's clock.
         on_claim: called on the event loop when a beat reports something new about a claim.
+        challenge: asks a boot of a member through etcd whether it lives, for so many seconds.
 
     Attributes:
         identify: given a member's name and gRPC's auth context, returns why its beats are refused, or None. Set it
@@ -100,11 +102,13 @@ class HeartbeatServer:
         *,
         now_ns: Callable[[], int],
         on_claim: Callable[[], None],
+        challenge: Challenge = cannot_ask,
     ) -> None:
         self._pool = pool
         self._detector = detector
         self._now = now_ns
         self._on_claim = on_claim
+        self._challenge = challenge
         self.identify: Callable[[str, Mapping[str, Any]], str | None] = lambda _member, _context: None
         self.tls: PeerTls | None = None
         self.claim_reports = ClaimReports()
@@ -253,11 +257,29 @@ class HeartbeatServer:
         task.add_done_callback(self._probes.discard)
 
     async def _carry_out(self, session: aiohttp.ClientSession, probe: Probe) -> None:
-        result, boot = await ask_peer(
-            session, probe.member, probe.peer, self.tls, timeout_seconds=probe.timeout / SECOND
-        )
+        direct = ask_peer(session, probe.member, probe.peer, self.tls, timeout_seconds=probe.timeout / SECOND)
+        if probe.etcd_timeout:
+            (result, boot), answer = await probe_both_ways(
+                direct,
+                lambda: self._challenge(probe.member, probe.boot, probe.etcd_timeout / SECOND),
+                lambda found: found[0] is ProbeOutcome.SILENT,
+            )
+            result = _through_etcd(result, answer)
+        else:
+            result, boot = await direct
         logger.info("probe of %s (boot %s) at %s: %s", probe.member, probe.boot, probe.peer, result)
         self._detector.on_probe_outcome(probe, result, self._now(), boot=boot)
+
+
+def _through_etcd(direct: ProbeOutcome, answer: Answer | None) -> ProbeOutcome:
+    """The outcome of a probe, with what the member said through etcd if that was asked."""
+    match answer:
+        case Answer.ALIVE:
+            return ProbeOutcome.THROUGH_ETCD
+        case Answer.UNKNOWN:
+            return ProbeOutcome.VOID
+        case _:
+            return direct
 
 
 async def ask_peer(

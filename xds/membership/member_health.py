@@ -47,6 +47,7 @@ class DetectorTimeouts:
         silence: a stream without a beat for this long makes its member a suspect.
         unanswered: a suspect that answers no probe for this long is lost.
         running: the same, if another member reports that the suspect's process runs.
+        site_patience: a suspect whose whole site is silent is lost if it does not answer through etcd for this long.
         load_cap: the most that load of the member, or of this process, adds to each of the three.
         probe_interval: between two probes of one suspect.
         unheard: a registered member that opens no stream for this long is probed.
@@ -58,6 +59,7 @@ class DetectorTimeouts:
     silence: int = int(3 * BEAT_INTERVAL * SECOND)
     unanswered: int = SECOND // 2
     running: int = 2 * SECOND
+    site_patience: int = 600 * SECOND // 1000
     load_cap: int = 2 * SECOND
     probe_interval: int = 1 * SECOND
     unheard: int = 2 * SECOND
@@ -69,19 +71,22 @@ class DetectorTimeouts:
 class Probe(msgspec.Struct, frozen=True):
     """A probe to carry out: does this boot of the member still answer at ``peer`` (``host:port``)?
 
-    ``timeout``: how long it may take to answer, in ns.
+    ``timeout``: how long it may take to answer, in ns. ``etcd_timeout``: how long it may take to answer through etcd if
+    it does not answer there; 0 not to ask that way.
     """
 
     member: str
     boot: str
     peer: str
     timeout: int = DetectorTimeouts().unanswered
+    etcd_timeout: int = 0
 
 
 class ProbeOutcome(StrEnum):
     """The result of a probe."""
 
     ANSWERED = "answered"
+    THROUGH_ETCD = "answered through etcd only"
     REFUSED = "refused"
     SILENT = "silent"
     VOID = "void"
@@ -123,6 +128,7 @@ class MemberHealth:
         state: what its newest beat said; so ``reason``, ``applied``, ``stall``, ``lacking`` and ``pulses``.
         pulses: whose pulse it takes, and whether that process runs.
         last_sign: the newest proof of life: a beat, an answered probe, or the moment its record was first seen.
+        unlinked: since when it answers through etcd only; 0 if it is heard, or does not answer.
         closed_at: when its last stream ended while it was alive. Its process ran until then.
         death: its death, if it is lost.
     """
@@ -141,6 +147,7 @@ class MemberHealth:
     lacking: int = 0
     pulses: Mapping[MemberBoot, bool] = field(default_factory=dict)
     last_sign: int = 0
+    unlinked: int = 0
     closed_at: int = 0
     first_seen: int = 0
     vanished_at: int = 0
@@ -167,7 +174,9 @@ class MemberHealth:
     @property
     def explanation(self) -> str:
         """Why it is lost or, while it lives, the reason that its newest beat gave for its state."""
-        return self.death.cause if self.death else self.reason
+        if self.death:
+            return self.death.cause
+        return "it answers through etcd only: is the link to its site cut?" if self.unlinked else self.reason
 
 
 class MemberChange(msgspec.Struct, frozen=True):

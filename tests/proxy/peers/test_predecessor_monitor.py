@@ -14,7 +14,7 @@ import pytest
 from tests.harness.cable import cable_to
 from tests.harness.processes import bound_to
 from tests.harness.waiting import stays, until
-from understudy.statesync.heartbeat.pulse import KNOWN_FROM, Pulse, Pulses, is_running
+from understudy.statesync.heartbeat.pulse import KNOWN_FROM, Pulse, Pulses, is_running, link_stands
 
 PROCESS = """
 import os, sys, time
@@ -53,6 +53,30 @@ def pulse(quiet: float, *, answers: int = KNOWN_FROM, worst: float = 0.0) -> Pul
 )
 def test_silence_counts_when_it_lasts_and_is_not_everybodys(one: Pulse | None, others: list[Pulse], runs: bool | None):
     assert is_running(one, others, NOW, usual=USUAL, cap=CAP) is runs
+
+
+def steady(answered: float, since: float = 60.0) -> Pulse:
+    """One that answered ``answered`` seconds ago, and without a gap from ``since`` seconds ago until then."""
+    return Pulse(0.0, KNOWN_FROM, 0.0, NOW - answered, NOW - since)
+
+
+@pytest.mark.parametrize(
+    ("silent", "others", "stands"),
+    [
+        (pulse(0.31), [steady(0.05)], True),
+        (pulse(0.31), [steady(5.0), steady(0.05)], True),
+        (pulse(0.31), [steady(0.30)], False),  # it answered no question that was sent after the silent one's
+        (pulse(0.31, worst=0.2), [steady(0.05)], False),  # the silent one may be that late
+        (pulse(3.0), [steady(0.05, since=0.4)], False),  # the link was cut, and this connection has recovered
+        (pulse(0.31), [], False),
+        (None, [steady(0.06)], False),
+        (None, [steady(0.0)], True),
+    ],
+)
+def test_a_link_stands_if_another_member_of_the_site_answered_throughout(
+    silent: Pulse | None, others: list[Pulse], stands: bool
+):
+    assert link_stands(silent, others, since=NOW - 0.2) is stands
 
 
 @pytest.fixture
