@@ -93,6 +93,13 @@ if TYPE_CHECKING:
     help="One of several etcd clusters whose pools are served, instead of --etcd; repeatable. NAME=FILE.yaml: with "
     "its own certificates and login. Default: one etcd, that of --etcd.",
 )
+@click.option(
+    "--etcd-leader",
+    default="",
+    metavar="HOST:PORT",
+    help="Member of etcd, one of --etcd, that is to lead etcd while it is well, such as the witness of two sites. "
+    "Default: the one that etcd elects.",
+)
 @tls_options
 @etcd_options
 @click.pass_context
@@ -114,6 +121,7 @@ def control(
     console: bool | None,
     console_hosts: tuple[str, ...],
     etcd_clusters: tuple[str, ...],
+    etcd_leader: str,
     tls: TlsOptions | None,
     etcd: EtcdOptions,
 ) -> None:
@@ -122,7 +130,7 @@ def control(
     It serves one pool, several, or all that etcd has. Several control servers may run for one pool. One of them is the
     leader of the pool; all of them serve its Envoys.
     """
-    from understudy.deploy.common.etcd_clusters import read_clusters
+    from understudy.deploy.common.etcd_clusters import led_by, read_clusters
     from understudy.deploy.console.security import ConsoleSettings
     from understudy.xds.control.server import run_control
     from understudy.xds.control.settings import ControlSettings
@@ -130,6 +138,8 @@ def control(
     pools = _pools(context, pools, all_pools=all_pools)
     if etcd_clusters and context.get_parameter_source("etcd_endpoints") is ParameterSource.COMMANDLINE:
         raise click.UsageError("give --etcd or --etcd-cluster, not both")
+    if etcd_clusters and etcd_leader:
+        raise click.UsageError("give 'leader' in the files of --etcd-cluster instead of --etcd-leader")
     for pool in pools:
         require_name("--pool", pool)
     require_name("--name", name)
@@ -137,7 +147,7 @@ def control(
     settings = ControlSettings(
         pools=pools,
         name=name,
-        etcd=etcd.settings(None),
+        etcd=led_by(etcd.settings(None), etcd_leader, "--etcd-leader"),
         clusters=read_clusters(etcd_clusters, etcd),
         grpc=grpc,
         http=http,

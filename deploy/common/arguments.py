@@ -17,18 +17,20 @@ def control_arguments(
     http: str,
     traces: str,
     otlp_http: str = "",
+    etcd_leader: str = "",
     advertise_grpc: str = "",
     advertise_http: str = "",
     every_pool: bool = False,
     insecure: bool = False,
     open_http: bool = False,
 ) -> tuple[str, ...]:
-    """The arguments of ``control``. Addresses are ``host:port``, ``etcd`` also URLs; ``traces`` is a file.
+    """The arguments of ``control``. Addresses are ``host:port``, those of etcd also URLs; ``traces`` is a file.
 
     With ``every_pool`` the control server is for all pools in etcd, not for ``pool``.
     """
     return (
         *("control", "--name", name, *(("--all-pools",) if every_pool else ("--pool", pool)), "--etcd", ",".join(etcd)),
+        *option("--etcd-leader", etcd_leader),
         *("--grpc", grpc, "--http", http),
         *option("--advertise-grpc", advertise_grpc),
         *option("--advertise-http", advertise_http),

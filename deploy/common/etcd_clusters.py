@@ -8,6 +8,7 @@ Addresses alone share the certificates and the login of the command (``--etcd-ca
     key: /etc/etcd/client.key
     user: understudy
     password_file: /etc/etcd/password
+    leader: 10.0.0.2:2379
 """
 
 from collections.abc import Iterable
@@ -34,6 +35,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: str = ""
     user: str | None = None
     password_file: str = ""
+    leader: str = ""
 
 
 def read_clusters(given: Iterable[str], common: EtcdOptions) -> dict[str, EtcdSettings]:
@@ -48,6 +50,18 @@ def read_clusters(given: Iterable[str], common: EtcdOptions) -> dict[str, EtcdSe
             raise click.UsageError(f"--etcd-cluster {name}: the name is given twice")
         clusters[name] = _of_file(where) if where.endswith((".yaml", ".yml", ".json")) else _of_addresses(where, common)
     return clusters
+
+
+def led_by(settings: EtcdSettings, leader: str, where: str) -> EtcdSettings:
+    """The settings with the endpoint that is to lead etcd, '' for none; raises :class:`DeployError` if it is none."""
+    wanted = _bare(leader)
+    if wanted and wanted not in map(_bare, settings.endpoints):
+        raise DeployError(f"{where}: {leader} is not among the addresses of etcd: {', '.join(settings.endpoints)}")
+    return msgspec.structs.replace(settings, leader=wanted)
+
+
+def _bare(endpoint: str) -> str:
+    return endpoint.partition("://")[2].rstrip("/") or endpoint
 
 
 def _of_addresses(where: str, common: EtcdOptions) -> EtcdSettings:
@@ -78,4 +92,5 @@ def _of_file(where: str) -> EtcdSettings:
         raise DeployError(f"--etcd-cluster: {where}: cert and key go together, and need ca")
     cert, key = (Path(one) if one else None for one in (said.cert, said.key))
     tls = PemFiles(cert, key, Path(said.ca)) if said.ca else None
-    return EtcdSettings(_addresses(said.endpoints, where), tls, said.user, password)
+    settings = EtcdSettings(_addresses(said.endpoints, where), tls, said.user, password)
+    return led_by(settings, said.leader, f"--etcd-cluster: {where}: leader")

@@ -148,10 +148,18 @@ class Layout:
 
         So a process does not depend on a link to another site while it need not.
         """
-        if not site:
+        if not site or not self.etcd_sites:
             return self.etcd
         places = zip(self.etcd, self.etcd_sites, strict=True)
         return tuple(url for url, _ in sorted(places, key=lambda place: (place[1] != site, bool(place[1]))))
+
+    @property
+    def witness(self) -> str:
+        """The client URL of the only member of etcd that is on no site, in a pool on sites; '' if there is none."""
+        if not any(self.etcd_sites):
+            return ""
+        found = [url for url, site in zip(self.etcd, self.etcd_sites, strict=True) if not site]
+        return found[0] if len(found) == 1 else ""
 
     @property
     def front_url(self) -> str:

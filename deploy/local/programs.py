@@ -79,6 +79,7 @@ def _control_program(settings: LocalSettings, layout: Layout, place: ControlAddr
                 name=place.name,
                 pool=layout.pool,
                 etcd=layout.etcd_of(place.site),
+                etcd_leader=layout.witness,
                 grpc=place.grpc,
                 http=place.http,
                 traces=str(directory / f"{place.name}-traces.sqlite"),

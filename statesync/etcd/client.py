@@ -231,6 +231,11 @@ class EtcdClient:
         """What each endpoint reports of itself, in the order given; one that does not answer has only ``errors``."""
         return tuple(await asyncio.gather(*(self._status(endpoint) for endpoint in self._transport.endpoints)))
 
+    async def move_leader(self, leader: EndpointStatus, to: EndpointStatus) -> None:
+        """Let the present leader hand over to another member; both are as :meth:`status` has them."""
+        endpoint = next(one for one in self._transport.endpoints if one.address == leader.endpoint)
+        await self._transport.ask(endpoint, "move leader", rpc.MoveLeaderRequest(targetID=to.member_id))
+
     async def _read(self, request: Message, timeout: float | None) -> Message:
         # A serializable read is answered by a member without a leader, too, so it does not require one.
         leader = not request.serializable
@@ -241,5 +246,10 @@ class EtcdClient:
             answer = await self._transport.ask(endpoint, "status", rpc.StatusRequest())
         except EtcdError as error:
             return EndpointStatus(endpoint.address, "", leader=False, db_size=0, errors=(error.detail,))
-        leads = answer.leader == answer.header.member_id
-        return EndpointStatus(endpoint.address, answer.version, leads, answer.dbSize, tuple(answer.errors))
+        me, errors = answer.header.member_id, tuple(answer.errors)
+        return EndpointStatus(
+            *(endpoint.address, answer.version, answer.leader == me, answer.dbSize, errors),
+            member_id=me,
+            raft_index=answer.raftIndex,
+            learner=answer.isLearner,
+        )

@@ -114,13 +114,19 @@ class WatchBatch(msgspec.Struct, frozen=True, gc=False):
 
 
 class EndpointStatus(msgspec.Struct, frozen=True):
-    """One endpoint's report of itself; ``db_size`` in bytes; ``errors``: its alarms, or why it does not answer."""
+    """One endpoint's report of itself; ``db_size`` in bytes; ``errors``: its alarms, or why it does not answer.
+
+    ``member_id`` is 0 if it does not answer. ``raft_index`` is the newest entry of its log. A ``learner`` has no vote.
+    """
 
     endpoint: str
     version: str
     leader: bool
     db_size: int
     errors: tuple[str, ...]
+    member_id: int = 0
+    raft_index: int = 0
+    learner: bool = False
 
     @property
     def at_risk(self) -> str:

@@ -13,12 +13,16 @@ DEFAULT_ENDPOINT = "127.0.0.1:2379"
 
 
 class EtcdSettings(msgspec.Struct, frozen=True):
-    """``endpoints`` are ``host:port``; ``tls`` and the user are optional."""
+    """``endpoints`` are ``host:port``; ``tls`` and the user are optional.
+
+    ``leader`` is the endpoint of the member that is to lead etcd; '' for whoever is elected.
+    """
 
     endpoints: tuple[str, ...] = (DEFAULT_ENDPOINT,)
     tls: PemFiles | None = None
     username: str | None = None
     password: str | None = None
+    leader: str = ""
 
     def client(self, *, share_watches: bool = False) -> "EtcdClient":
         """A new client; close it. With ``share_watches`` its watches share one stream.

@@ -52,6 +52,7 @@ UNARY_METHODS = {
     "lease revoke": "Lease.LeaseRevoke",
     "authenticate": "Auth.Authenticate",
     "status": "Maintenance.Status",
+    "move leader": "Maintenance.MoveLeader",
 }
 """The calls of one question and one answer: their names in messages, and the methods of etcd's API."""
 

@@ -41,6 +41,7 @@ from understudy.telemetry.store.store import SpanStore
 from understudy.telemetry.tracing.names import POOL, SERVICE_CONTROL
 from understudy.telemetry.tracing.setup import Telemetry, service_version, start_telemetry
 from understudy.xds.control.admin import Admin
+from understudy.xds.control.etcd_leader import PreferredLeader
 from understudy.xds.control.etcd_links import EtcdLink, etcd_links
 from understudy.xds.control.front_reports import FrontReportsByPool
 from understudy.xds.control.gc_tuning import collect_when_idle
@@ -272,7 +273,12 @@ class _Process(msgspec.Struct, frozen=True):
             what = ", ".join(settings.pools) or "all pools"
             logger.info("control server %s serves %s: %s", settings.name, what, self.record)
             leases = {f"lease {link.name}".strip(): link.lease.run() for link in self.links}
-            async with running_services({**services, **leases}, stop) as running:
+            leads = {
+                f"leader of etcd {link.name}".strip(): PreferredLeader(link.client, link.settings).run()
+                for link in self.links
+                if link.settings.leader
+            }
+            async with running_services({**services, **leases, **leads}, stop) as running:
                 await running.until_stop_or_failure()
                 await wind_down()
                 if running.failure:

@@ -6,8 +6,9 @@ import click
 import pytest
 
 from understudy.deploy.common.errors import DeployError
-from understudy.deploy.common.etcd_clusters import read_clusters
+from understudy.deploy.common.etcd_clusters import led_by, read_clusters
 from understudy.deploy.common.options import EtcdOptions
+from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.tls.pem_files import PemFiles
 
 COMMON = EtcdOptions(None, Path("/ca.pem"), None, None, "anna")
@@ -53,6 +54,7 @@ def test_what_cannot_be_meant_is_refused(given: list[str], said: str):
         ("endpoints: ['a:1']\ncert: /c", "go together"),
         ("endpoints: ['a:1']\nsecret: x", "secret"),
         ("endpoints: 7", "cannot be read"),
+        ("endpoints: ['a:1']\nleader: 'b:1'", "b:1 is not among the addresses of etcd: a:1"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused(tmp_path: Path, text: str, said: str):
@@ -60,3 +62,10 @@ def test_a_file_that_is_wrong_is_refused(tmp_path: Path, text: str, said: str):
     file.write_text(text)
     with pytest.raises(DeployError, match=said):
         read_clusters([f"east={file}"], COMMON)
+
+
+@pytest.mark.parametrize("leader", ["10.0.0.3:2379", "http://10.0.0.3:2379/"])
+def test_the_member_that_is_to_lead_is_one_of_the_addresses_however_they_are_written(leader: str):
+    for endpoints in (("10.0.0.2:2379", "10.0.0.3:2379"), ("https://10.0.0.2:2379", "https://10.0.0.3:2379")):
+        assert led_by(EtcdSettings(endpoints), leader, "--etcd-leader").leader == "10.0.0.3:2379"
+    assert led_by(EtcdSettings(("10.0.0.2:2379",)), "", "--etcd-leader").leader == ""
