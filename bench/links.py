@@ -11,6 +11,7 @@ same seed gives the same cuts.
 """
 
 import argparse
+import asyncio
 import json
 import math
 import os
@@ -26,7 +27,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from understudy.deploy.common.layout import read_layout
 from understudy.deploy.load.history_checker import percentile
+from understudy.statesync.etcd.client import EtcdClient
 
 RESULTS = Path(__file__).parent / "results" / "links.json"
 UNDERSTUDY = (sys.executable, "-P", "-m", "understudy.deploy.cli")
@@ -60,10 +63,20 @@ def local_pool(directory: Path) -> Iterator[dict[str, str]]:
             if up.poll() is not None or time.monotonic() > give_up:
                 raise SystemExit(f"the pool does not run:\n{log.read_text()}")
             time.sleep(0.5)
+        asyncio.run(led_by_witness(directory / "pool"))
         yield environment
     finally:
         up.send_signal(signal.SIGTERM)
         up.wait()
+
+
+async def led_by_witness(directory: Path) -> None:
+    """Wait until the witness leads etcd, as the control servers of the pool have it."""
+    layout = read_layout(directory)
+    assert layout is not None
+    async with asyncio.timeout(UP_WITHIN), EtcdClient(layout.etcd) as etcd:
+        while not any(one.leader and layout.witness.endswith(one.endpoint) for one in await etcd.status()):
+            await asyncio.sleep(0.5)
 
 
 def cut(environment: dict[str, str], seconds: float, way: tuple[str, str], rate: int) -> dict[str, Any]:

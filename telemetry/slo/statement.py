@@ -39,7 +39,12 @@ FAILURES = (
     Failure("control server", "another one leads; slots stay where they are", "no", "control"),
     Failure("etcd member", "the other members of etcd elect a leader", "no", "etcd-leader"),
     Failure("site", "members of other sites take over", "no, if etcd keeps its majority", "site"),
-    Failure("link between sites", "members that reach etcd's leader go on; both sites may lose slots", "no", "link"),
+    Failure(
+        "link between sites",
+        "each slot stays where it is while etcd reaches both sites; requests across the link wait",
+        "no",
+        "link",
+    ),
     Failure("witness", "nothing moves; the next loss stops writes", "start it again"),
     Failure("link and witness", "etcd has no majority; sync writes stop", "restore the link or the witness"),
     Failure("all sites", "nothing is served", "start the sites again"),

@@ -17,7 +17,8 @@ LOAD_SHOWN_MS = 20
 def members_view(cluster: ClusterState, detector: FailureDetector, now: int) -> list[dict[str, Any]]:
     """Every known member: its record, its state as seen here, the slots it holds, and its last sign of life.
 
-    ``patience_ms`` is how long it may be silent. ``under_load`` says why that is longer than usual, if it is.
+    ``through_etcd_for``: it answers through etcd only, for so many seconds. ``patience_ms`` is how long it may be
+    silent. ``under_load`` says why that is longer than usual, if it is.
     """
     orders = orders_for_envoy(cluster)
     active = Counter(order[0] for order in orders if order)
@@ -36,6 +37,7 @@ def members_view(cluster: ClusterState, detector: FailureDetector, now: int) -> 
                 "standby": standby[name],
                 "standing": health.liveness if health else None,
                 "heard_ms_ago": round((now - health.last_sign) / 1e6, 1) if health and health.last_sign else None,
+                "through_etcd_for": round((now - health.unlinked) / 1e9, 1) if health and health.unlinked else None,
                 "applied": health.applied if health else None,
                 "patience_ms": round(detector.silence_timeout(health) / 1e6) if health else None,
                 "under_load": _load(health),
