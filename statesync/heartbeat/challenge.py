@@ -33,6 +33,9 @@ HEAD_START = 0.1
 """Seconds for which a direct probe runs alone: mostly it is answered, or refused, within milliseconds."""
 ANSWER_LASTS = 1.0
 """Seconds for which an answer counts, so that many callers who miss one member do not ask it again and again."""
+SLOW_ETCD = 3.0
+"""How many times as long as etcd took for the question the answer may take on top: it takes the member's watch, its
+write and a read here."""
 _POLL_FIRST, _POLL_LONGEST = 0.01, 0.1
 
 
@@ -65,7 +68,10 @@ class Challenger:
         self._answers: dict[str, tuple[str, float]] = {}
 
     async def ask(self, member: str, boot: str, patience: float) -> Answer:
-        """Whether ``boot`` of ``member`` lives. It has ``patience`` seconds from when the question is in etcd."""
+        """Whether ``boot`` of ``member`` lives.
+
+        It has ``patience`` seconds from when the question is in etcd, and more while etcd is slow.
+        """
         who, at = self._answers.get(member, ("", 0.0))
         if who != boot or time.monotonic() - at >= ANSWER_LASTS:
             try:
@@ -80,8 +86,10 @@ class Challenger:
     async def _challenge(self, member: str, patience: float) -> str:
         """Write a challenge and wait for the answer: the boot id that answered, '' if none did."""
         key, polls = self._keys.challenge(member), Backoff(_POLL_FIRST, _POLL_LONGEST)
+        began = time.monotonic()
         asked = await self._etcd.put(key, msgspec.json.encode(Said()), timeout=patience)
-        give_up = time.monotonic() + patience
+        now = time.monotonic()
+        give_up = now + patience + SLOW_ETCD * (now - began)
         while True:
             await asyncio.sleep(polls.next())
             late = time.monotonic() >= give_up

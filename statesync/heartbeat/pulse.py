@@ -36,6 +36,8 @@ STOOD_STILL = 0.1
 LINK_STANDS_AFTER = 0.15
 """Seconds after an unanswered question in which another process of the same site must have answered: then the link
 carried packets both ways after that question. It is longer than a round trip between sites."""
+STEADY_FOR = 5.0
+"""Seconds for which another process of the same site must have answered without a gap."""
 GAP = 0.5
 """Seconds between two answers that are a gap: the link may have been cut meanwhile."""
 CONNECT_AGAIN = 1.0
@@ -95,11 +97,12 @@ def link_stands(silent: Pulse | None, others: Iterable[Pulse], since: float) -> 
     """Whether a process is silent, and not the link to its site: one of the ``others`` there has answered throughout.
 
     ``since`` is when the silence began at the latest; the unanswered question of ``silent`` may tell an earlier time.
-    A link that carries packets again proves nothing: some connections recover seconds after others.
+    A link that has carried packets for less than :data:`STEADY_FOR` proves nothing: some connections recover seconds
+    after others.
     """
     began = min(since, silent.asked) if silent is not None and silent.asked else since
     enough = began + LINK_STANDS_AFTER + (silent.worst if silent is not None else 0.0)
-    return any(other.steady_from <= began and other.answered >= enough for other in others)
+    return any(other.steady_from + STEADY_FOR <= began and other.answered >= enough for other in others)
 
 
 @dataclass(slots=True)

@@ -41,6 +41,9 @@ from understudy.xds.membership.member_health import (
 )
 
 DEFAULT_TIMEOUTS = DetectorTimeouts()
+STEADY_FOR = 5 * SECOND
+"""How long, in ns, another member of a site must have been heard without a gap, so that the link to the site counts as
+whole."""
 
 
 class FailureDetector:
@@ -319,12 +322,12 @@ class _Sites:
     def may_be_cut_off(self, health: MemberHealth) -> bool:
         """Whether the silence of this member may be that of the link to its site, and not its own.
 
-        It is not if another member of the site was heard all the time. A link that stands again proves nothing: some
-        streams recover seconds after others.
+        It is not if another member of the site was heard for :data:`STEADY_FOR` before, and since. A link that has just
+        come back proves nothing: some streams recover seconds after others.
         """
         silent_from = health.unlinked or health.last_sign
         heard_from = self._heard.get(health.site)
-        heard = heard_from is not None and heard_from <= silent_from
+        heard = heard_from is not None and heard_from + STEADY_FOR <= silent_from
         return bool(health.site) and not heard and bool(self._sites - {health.site})
 
 

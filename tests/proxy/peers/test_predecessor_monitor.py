@@ -68,6 +68,7 @@ def steady(answered: float, since: float = 60.0) -> Pulse:
         (pulse(0.31), [steady(0.30)], False),  # it answered no question that was sent after the silent one's
         (pulse(0.31, worst=0.2), [steady(0.05)], False),  # the silent one may be that late
         (pulse(3.0), [steady(0.05, since=0.4)], False),  # the link was cut, and this connection has recovered
+        (pulse(0.31), [steady(0.05, since=5.0)], False),  # the link may have been cut until then
         (pulse(0.31), [], False),
         (None, [steady(0.06)], False),
         (None, [steady(0.0)], True),
