@@ -154,23 +154,23 @@ class MirrorProcess:
             await self._guard.fence(at, peer.record)
 
     async def _join(self) -> None:
-        """Make an empty side the mirror, if the peer's record names it."""
+        """Make a side without sessions the mirror, if the peer's record names it."""
         side, peer = self._side, await self._peer.home()
         if peer is None or peer.record.role is not Role.HOME:
             return
         if peer.record.peer != side.name:
             raise DeployError(f"the mirror of site {self._peer.name} is site {peer.record.peer}, not {side.name}")
-        if (await side.client.range(prefix_range(side.keys.sessions), limit=1)).kvs or await side.client.get(
-            side.keys.spec
-        ):
+        if (await side.client.range(prefix_range(side.keys.sessions), limit=1)).kvs:
             raise DeployError(
-                f"etcd of site {side.name} has a pool {side.keys.pool!r} of its own: "
+                f"etcd of site {side.name} has sessions of a pool {side.keys.pool!r} of its own: "
                 "delete it ('understudy pools delete'), or give this side an empty etcd"
             )
         home = Home(side.name, Role.MIRROR, peer.record.site, peer.record.term, time.time(), "mirror")
         home = replace(home, on_peer_lost=peer.record.on_peer_lost)
         act = Act("mirror begins", f"site {side.name}, of site {peer.record.site}")
-        await set_home(side, None, home, self._log("the side was empty"), act)
+        at = await set_home(side, None, home, self._log("this side had no sessions"), act)
+        if await side.client.get(side.keys.spec):  # members may own slots already
+            await take_slots(side, at, await side.slots(), boot=self._boot, epoch=1, now=time.time())
 
     async def _copy(self, at: At[Home]) -> None:
         """Copy until the record changes."""
