@@ -248,7 +248,7 @@ def take_over(yes: bool, force: bool, peer: str, reason: str, pool: str | None, 
         _, mirrored, loss = await estimate(pair.side)
         _say(
             f"at most {loss.writes} writes of the last {loss.seconds:.1f} s would be lost "
-            f"(the mirror has revision {mirrored.revision}; at most {mirrored.rate:.0f} writes/s in the last minute)"
+            f"(the mirror has revision {mirrored.revision}; in the last minute at most {mirrored.rate} writes a second)"
         )
         if not yes:
             return None

@@ -24,6 +24,7 @@ from understudy.deploy.mirror.changes import (
     parts_of,
     steps_of,
 )
+from understudy.deploy.mirror.peak import Peak
 from understudy.statesync.etcd.client import Compacted, EtcdClient, EtcdError, Get, Kv, ModRevision, Put
 from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.etcd.txn_retry import retry_txn
@@ -42,7 +43,6 @@ NOTE_INTERVAL = 0.5
 PAGE_MOST = 200
 PAGE_BYTES = 8_000_000
 PAGE_TIMEOUT = 15.0
-RATE_SECONDS = 60
 RETRY_FIRST = 0.1
 RETRY_LONGEST = 5.0
 
@@ -53,26 +53,6 @@ class RoleChanged(Exception):
 
 class Overtaken(Exception):
     """Another process has written the record of progress."""
-
-
-class Rate:
-    """Writes per second: the highest of the last minute. Times are wall time in seconds."""
-
-    def __init__(self) -> None:
-        self._seconds: deque[tuple[int, int]] = deque()
-
-    def add(self, now: float, writes: int) -> None:
-        """So many writes were seen now."""
-        second = int(now)
-        if self._seconds and self._seconds[-1][0] == second:
-            writes += self._seconds.pop()[1]
-        self._seconds.append((second, writes))
-        while self._seconds[0][0] < second - RATE_SECONDS:
-            self._seconds.popleft()
-
-    def highest(self, now: float) -> float:
-        """The highest number of writes in one of the last :data:`RATE_SECONDS` seconds."""
-        return float(max((count for second, count in self._seconds if second >= now - RATE_SECONDS), default=0))
 
 
 class Copier:
@@ -96,7 +76,7 @@ class Copier:
         self._noted = 0
         self._noted_at = -math.inf
         self._asked: deque[tuple[int, float]] = deque(maxlen=64)
-        self._rate = Rate()
+        self._peak = Peak()
         self.progress = Mirrored(0)
         self.resyncs = 0
         self.trouble = ""
@@ -183,7 +163,7 @@ class Copier:
         complete = progress.complete_at
         while self._asked and self._asked[0][0] <= progress.revision:
             complete = max(complete, self._asked.popleft()[1])
-        return replace(progress, complete_at=complete, rate=self._rate.highest(self._now()))
+        return replace(progress, complete_at=complete, rate=self._peak.highest(self._now()))
 
     # -- changes --
 
@@ -194,7 +174,7 @@ class Copier:
                     await self._apply(step)
 
     async def _apply(self, step: Step) -> None:
-        self._rate.add(self._now(), step.writes)
+        self._peak.add(self._now(), step.writes)
         progress = replace(
             self.progress,
             revision=step.revision,

@@ -50,7 +50,7 @@ def mirror_view(mirrored: Mirrored, now: float) -> dict[str, Any]:
         "whole": mirrored.whole,
         "revision": mirrored.revision,
         "complete_at": mirrored.complete_at,
-        "writes_per_second": mirrored.rate,
+        "peak_writes_per_second": mirrored.rate,
         "lost_writes_now": loss.writes,
         "lost_seconds_now": round(loss.seconds, 3),
     }
@@ -86,7 +86,7 @@ def lines_of(view: dict[str, Any]) -> list[str]:
             peer, seconds = one["peer"], mirror["lost_seconds_now"]
             lines.append(
                 f"if {peer} died now: at most {mirror['lost_writes_now']} writes, {seconds * 1000:.0f} ms "
-                f"(at most {mirror['writes_per_second']:.0f} writes/s in the last minute)"
+                f"(in the last minute at most {mirror['peak_writes_per_second']} writes a second)"
             )
     return lines + [f"! {problem}" for problem in view["degraded"]]
 

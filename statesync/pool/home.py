@@ -110,7 +110,7 @@ class Mirrored(msgspec.Struct, frozen=True):
         complete_at: the mirror has everything that was written until then (wall time of the mirror, in seconds).
         applied_at: when this was written, by the same clock.
         writes: writes to sessions that were applied since the process started.
-        rate: writes per second, the highest of the last minute.
+        rate: the most writes within a second, of the last minute.
     """
 
     revision: int
@@ -119,7 +119,7 @@ class Mirrored(msgspec.Struct, frozen=True):
     complete_at: float = 0.0
     applied_at: float = 0.0
     writes: int = 0
-    rate: float = 0.0
+    rate: int = 0
 
     def encode(self) -> bytes:
         """The record as compact JSON."""
@@ -148,10 +148,10 @@ def _read(kind: type[T], value: bytes) -> T:
 def loss_now(mirrored: Mirrored, now: float) -> Loss:
     """What would be lost if the home had died at ``now`` (wall time of the mirror).
 
-    An upper bound as long as the home is not written to faster than in the last minute.
+    An upper bound as long as no second has more writes than the worst one of the last minute.
     """
     seconds = max(now - mirrored.complete_at, 0.0)
-    return Loss(math.ceil(mirrored.rate * seconds), seconds)
+    return Loss(mirrored.rate * math.ceil(seconds), seconds)
 
 
 def absence(home: Home | None, *, confirmed: bool) -> str:
