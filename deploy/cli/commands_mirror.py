@@ -41,15 +41,14 @@ from understudy.deploy.common.peer_option import peer_of, peer_option
 def mirror(
     context: click.Context, site: str, peer: str, tails: Path, metrics: str, pool: str, etcd: EtcdOptions
 ) -> None:
-    r"""Copy a pool from the etcd of its home into the etcd of another site, and keep the two sides apart.
+    """Copy a pool from the etcd of its home into the etcd of another site, and keep the two sides apart.
 
-    Run one on each side. It writes to --etcd only, and reads the peer's. What it does depends on the home record there:
+    Run one on each side. It writes to --etcd only, and reads the peer's. The home record in --etcd says what it does.
 
-    \b
-    mirror   copies sessions, outcomes of requests and the spec from the home
-    home     confirms each second that this side is the home; fences it if the peer has become the home
-    fenced   keeps what the new home does not have in a file, and becomes the mirror
-    none     an empty etcd becomes the mirror if the home names this site ('understudy home pair')
+    At the mirror it copies sessions, outcomes of requests and the spec. At the home it confirms each second that this
+    side still is the home, and fences it if the other one has become the home. A side that was fenced keeps what the
+    new home does not have in a file, and becomes the mirror. So does an empty etcd, if the home names this site
+    ('understudy home pair').
     """
     from understudy.deploy.mirror.process import MirrorSettings, run_mirror
 

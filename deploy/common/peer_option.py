@@ -20,8 +20,8 @@ def peer_option(*, required: bool) -> Callable[[F], F]:
         default=None if required else "",
         metavar="SITE=HOST:PORT,...",
         envvar="UNDERSTUDY_PEER",
-        help="The other site and its etcd. SITE=FILE.yaml: with certificates and a login of its own. "
-        + ("" if required else "Default: it is not asked."),
+        help="The other site and its etcd. SITE=FILE.yaml: with certificates and a login of its own."
+        + ("" if required else " Default: it is not asked."),
     )
 
 

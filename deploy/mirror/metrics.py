@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Info
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from understudy.deploy.mirror.process import MirrorProcess
 
 
-def metrics_of(mirror: "MirrorProcess") -> CollectorRegistry:
-    """The metrics of a mirror process, as of each time that they are asked for."""
+def metrics_of(mirror: "MirrorProcess", pool: str) -> CollectorRegistry:
+    """The metrics of the mirror process of a pool, as of each time that they are asked for."""
     registry = CollectorRegistry()
+    Info("understudy_pool", "The pool of the process", registry=registry).info({"pool": pool})
     registry.register(_MirrorCollector(mirror))
     return registry
 

@@ -72,7 +72,7 @@ async def run_mirror(settings: MirrorSettings) -> int:
         loop.add_signal_handler(number, stop.set)
     async with running_mirror(settings) as mirror, contextlib.AsyncExitStack() as stack:
         if settings.metrics:
-            runner = await serve(stack, metrics_app(partial(expose, metrics_of(mirror))))
+            runner = await serve(stack, metrics_app(partial(expose, metrics_of(mirror, settings.pool))))
             await listen(runner, settings.metrics, "the metrics port")
         logger.info("mirror of pool %s: site %s, peer %s", settings.pool, settings.site, settings.peer)
         work = asyncio.create_task(mirror.run())

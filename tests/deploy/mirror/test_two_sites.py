@@ -146,7 +146,7 @@ async def test_a_move_under_load_loses_no_acknowledged_write(tmp_path: Path, dur
         await sites.east.is_now(Role.MIRROR)
         assert await refusal_by_a_member(sites.east, load.shoppers[0].key) == "not-at-home"
         spec = tmp_path / "cart.yaml"
-        spec.write_text("pool: cart\nslots: 32\nsession_ttl: 7d\n")
+        spec.write_text("pool: cart\nslots: 32\nsession_ttl: 700\n")
         code, said = await sites.shell.run("apply", "-f", str(spec), "--etcd", sites.east.address)
         assert (code, "give the command on the other site, west" in said) == (1, True), said
 
