@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec.structs import replace
 
-from understudy.deploy.common.errors import DeployError
+from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.mirror.guard import saved
 from understudy.deploy.mirror.records import Side, highest_epoch, set_home, take_slots
 from understudy.statesync.audit.entry import Act
@@ -42,7 +42,7 @@ POLL_INTERVAL = 0.1
 Say = Callable[[str], None]
 
 
-class RefusedError(DeployError):
+class RefusedError(NegativeAnswer):
     """The act is refused. Nothing was changed; ``--force`` overrules it where the text says so."""
 
 

@@ -5,7 +5,7 @@ import base64
 import contextlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.sidecars import PATIENT
 from tests.harness.waiting import until
 from understudy.deploy.load.history_checker import Content, check_history
-from understudy.deploy.load.http_load import Load
+from understudy.deploy.load.http_load import Load, Shopper
 from understudy.deploy.local.local_pool import LocalPool, LocalSettings
 from understudy.deploy.mirror.records import Side
 from understudy.statesync.etcd.client import EtcdClient
@@ -105,10 +105,14 @@ async def two_sites(home: Path, durability: str) -> AsyncIterator[TwoSites]:
 
 
 @asynccontextmanager
-async def load_on(site: Site, sessions: int = 20, rate: float = 25.0) -> AsyncIterator[Load]:
-    load = Load(site.pool.layout.front_url, sessions=sessions, rate=rate)
+async def load_on(site: Site, sessions: int = 20, shoppers: Sequence[Shopper] = ()) -> AsyncIterator[Load]:
+    """Clients make requests at a site meanwhile: new ones, or those that another load had."""
+    load = Load(site.pool.layout.front_url, sessions=sessions, rate=25.0, shoppers=list(shoppers))
     try:
-        await load.open_sessions()
+        if shoppers:
+            load.connect()
+        else:
+            await load.open_sessions()
         load.start()
         await until(lambda: len(load.history) > 3 * sessions, 60, "clients make requests")
         yield load
@@ -132,23 +136,41 @@ async def contents_at(site: Site, load: Load) -> Mapping[str, Content | None]:
 
 
 @pytest.mark.parametrize("durability", ["sync", "replicas"])
-async def test_a_move_under_load_loses_no_acknowledged_write(tmp_path: Path, durability: str) -> None:
+async def test_the_home_moves_and_moves_back_under_load_and_no_acknowledged_write_is_lost(
+    tmp_path: Path, durability: str
+) -> None:
     async with two_sites(tmp_path, durability) as sites, load_on(sites.east) as load:
-        code, said = await sites.home(
-            sites.east, "move", "--to", "west", "--peer", f"west={sites.west.address}", "-o", "json"
-        )
-        assert code == 0, said
+        await moved(sites, sites.east, sites.west)
         await load.stop()
         found = await contents_at(sites.west, load)
-        result = check_history([op for op in load.history if op.kind != "check"], found)
-        assert (result.lost_writes, result.duplicated_writes, result.unexplained_items) == (0, 0, 0), result.failures
-        assert result.acknowledged_writes > 10
-        await sites.east.is_now(Role.MIRROR)
+        written(load, found)
         assert await refusal_by_a_member(sites.east, load.shoppers[0].key) == "not-at-home"
         spec = tmp_path / "cart.yaml"
         spec.write_text("pool: cart\nslots: 32\nsession_ttl: 700\n")
         code, said = await sites.shell.run("apply", "-f", str(spec), "--etcd", sites.east.address)
-        assert (code, "give the command on the other site, west" in said) == (1, True), said
+        assert (code, "give the command on the other site, west" in said) == (2, True), said
+
+        await sites.east.is_now(Role.MIRROR)
+        async with load_on(sites.west, shoppers=load.shoppers) as back:
+            await sites.mirrored(sites.west, sites.east)
+            await moved(sites, sites.west, sites.east)
+            await back.stop()
+            back.history[:0] = load.history
+            written(back, await contents_at(sites.east, back))
+
+
+async def moved(sites: TwoSites, source: Site, target: Site) -> None:
+    """Move the home, as an operator does."""
+    peer = f"{target.name}={target.address}"
+    code, said = await sites.home(source, "move", "--to", target.name, "--peer", peer, "-o", "json")
+    assert code == 0, said
+
+
+def written(load: Load, found: Mapping[str, Content | None]) -> None:
+    """Each session has each acknowledged write once."""
+    result = check_history([op for op in load.history if op.kind != "check"], found)
+    assert (result.lost_writes, result.duplicated_writes, result.unexplained_items) == (0, 0, 0), result.failures
+    assert result.acknowledged_writes > 10
 
 
 @asynccontextmanager
