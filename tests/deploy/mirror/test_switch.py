@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from tests.deploy.mirror.pairs import SLOTS, Pair
+from tests.deploy.mirror.pairs import SLOTS, Pair, paired
+from tests.harness.etcd import EtcdServer
 from tests.harness.waiting import free_port, stays, until
 from understudy.deploy.mirror import switch
 from understudy.deploy.mirror.guard import Guard
@@ -262,31 +263,32 @@ async def test_a_home_goes_on_while_its_peer_is_silent_and_stops_if_it_was_to(pa
 
 
 async def test_an_old_home_is_fenced_and_its_tail_has_each_write_and_deletion(
-    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    etcd_server: EtcdServer, west_etcd: EtcdServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("understudy.deploy.mirror.guard.SAVED_TIMEOUT", 0.2)
-    fences = await own(pair, pair.east, 7)
-    async with beating(pair):
-        await pair.same(await pair.write(1, "kept"))
-    await take(pair)
-    applied = (await pair.at(pair.west)).record.applied
-    await pair.write(1, "one")
-    await pair.write(1, "two")
-    await pair.write(2, "three")
-    await pair.east.client.delete(pair.keys.session(0, "k0001"))
-    await guard_of(pair).look(await pair.at(pair.east))
-    home = (await pair.at(pair.east)).record
-    assert (home.role, home.term, home.tail) == (Role.FENCED, 2, Tail.PENDING)
-    late = await pair.east.client.txn(
-        [ModRevision(pair.keys.owner(0), fences[0])], [Put(pair.keys.session(0, "k0002"), b"too late")]
-    )
-    assert not late.succeeded
-    until_revision = await take_slots(pair.east, await pair.at(pair.east), SLOTS, boot="guard-2", epoch=1, now=0.0)
-    counted = await write_tail(pair.east, applied, until_revision, tmp_path / "tail.jsonl", "1")
-    assert (counted.writes, counted.sessions, counted.every_write) == (4, 2, True)
-    await pair.east.client.compact(until_revision)
-    counted = await write_tail(pair.east, applied, until_revision, tmp_path / "tail.jsonl", "1")
-    assert (counted.writes, counted.sessions, counted.every_write) == (1, 1, False)
+    async with paired(etcd_server, west_etcd) as pair:
+        monkeypatch.setattr("understudy.deploy.mirror.guard.SAVED_TIMEOUT", 0.2)
+        fences = await own(pair, pair.east, 7)
+        async with beating(pair):
+            await pair.same(await pair.write(1, "kept"))
+        await take(pair)
+        applied = (await pair.at(pair.west)).record.applied
+        await pair.write(1, "one")
+        await pair.write(1, "two")
+        await pair.write(2, "three")
+        await pair.east.client.delete(pair.keys.session(0, "k0001"))
+        await guard_of(pair).look(await pair.at(pair.east))
+        home = (await pair.at(pair.east)).record
+        assert (home.role, home.term, home.tail) == (Role.FENCED, 2, Tail.PENDING)
+        late = await pair.east.client.txn(
+            [ModRevision(pair.keys.owner(0), fences[0])], [Put(pair.keys.session(0, "k0002"), b"too late")]
+        )
+        assert not late.succeeded
+        until_revision = await take_slots(pair.east, await pair.at(pair.east), SLOTS, boot="guard-2", epoch=1, now=0.0)
+        counted = await write_tail(pair.east, applied, until_revision, tmp_path / "tail.jsonl", "1")
+        assert (counted.writes, counted.sessions, counted.every_write) == (4, 2, True)
+        await pair.east.client.compact(until_revision)
+        counted = await write_tail(pair.east, applied, until_revision, tmp_path / "tail.jsonl", "1")
+        assert (counted.writes, counted.sessions, counted.every_write) == (1, 1, False)
 
 
 async def test_a_pair_ends_at_its_home_only(pair: Pair) -> None:

@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
-import pytest
 
 from tests.harness.commands import Commands, commands
 from tests.harness.local_pools import killed_at_the_end, settled
@@ -135,11 +134,8 @@ async def contents_at(site: Site, load: Load) -> Mapping[str, Content | None]:
         await there.close()
 
 
-@pytest.mark.parametrize("durability", ["sync", "replicas"])
-async def test_the_home_moves_and_moves_back_under_load_and_no_acknowledged_write_is_lost(
-    tmp_path: Path, durability: str
-) -> None:
-    async with two_sites(tmp_path, durability) as sites, load_on(sites.east) as load:
+async def test_the_home_moves_and_moves_back_under_load_and_no_acknowledged_write_is_lost(tmp_path: Path) -> None:
+    async with two_sites(tmp_path, "replicas") as sites, load_on(sites.east) as load:
         await moved(sites, sites.east, sites.west)
         await load.stop()
         found = await contents_at(sites.west, load)
