@@ -8,6 +8,7 @@ import msgspec
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.mirror.records import Side
 from understudy.statesync.etcd.client import EtcdError
+from understudy.statesync.parsing.stored import read_object
 from understudy.statesync.pool.home import UNKNOWN, Mirrored, Role, loss_now
 
 LAGGING = 5.0
@@ -24,9 +25,10 @@ async def home_view(side: Side, peer: Side | None, now: float | None = None) -> 
         except (EtcdError, DeployError) as error:
             sides.append({"site": peer.name, "role": "unknown", "fault": str(error)})
     homes = [one["site"] for one in sides if one["role"] == Role.HOME]
+    said = sides[0].get("peer") if peer is None and not homes else None
     return {
         "pool": side.keys.pool,
-        "home": homes[0] if len(homes) == 1 else None,
+        "home": homes[0] if len(homes) == 1 else said,
         "sides": sides,
         "degraded": _degraded(sides, homes, asked=peer is not None),
     }
@@ -38,9 +40,20 @@ async def _side_view(side: Side, now: float) -> dict[str, Any]:
         return {"site": side.name, "role": "none", "fault": "no home record: it is not part of a pair"}
     view: dict[str, Any] = msgspec.to_builtins(at.record)
     view["fault"] = ""
+    if at.record.role is Role.HOME:
+        beat = await side.client.get(side.keys.home_beat)
+        view["confirmed_seconds_ago"] = round(max(now - beat_time(beat.value), 0.0), 3) if beat is not None else None
     if at.record.role in (Role.MIRROR, Role.OPENING):
         view["mirror"] = mirror_view(await side.mirrored(), now)
     return view
+
+
+def beat_time(value: bytes) -> float:
+    """When a beat was written, by the clock of the home's ``understudy mirror``; 0 if the value does not say so."""
+    try:
+        return float(read_object(value).get("at", 0.0))
+    except (ValueError, TypeError):
+        return 0.0
 
 
 def mirror_view(mirrored: Mirrored, now: float) -> dict[str, Any]:
@@ -66,6 +79,13 @@ def _degraded(sides: list[dict[str, Any]], homes: list[str], *, asked: bool) -> 
     if asked and not homes:
         found.append("no side is the home: a move or a take-over was interrupted. Give its command again")
     for one in sides:
+        ago = one.get("confirmed_seconds_ago", 0.0)
+        if ago is None or ago > LAGGING:
+            since = f"for {ago:.0f} s" if ago is not None else "yet"
+            found.append(
+                f"site {one['site']}: nobody has confirmed {since} that it is the home, so members that start serve "
+                "nothing: look whether 'understudy mirror' runs there, and reaches the other site"
+            )
         mirror = one.get("mirror")
         if mirror and not mirror["whole"]:
             found.append(f"site {one['site']}: the mirror is being copied anew and is not complete")

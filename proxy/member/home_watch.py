@@ -55,8 +55,9 @@ class HomeWatch:
     def away(self) -> str:
         """Why this process must not serve the pool, '' if it may."""
         home = self.home
-        if home is None:
-            return ""
+        if home is None:  # an unreadable record may be that of a newer release
+            unreadable = self._pool.state.keys.home in self._pool.state.faults
+            return "its home record in etcd cannot be read: upgrade this process" if unreadable else ""
         return absence(home, confirmed=home.role is Role.HOME and self._confirmed(home))
 
     def _confirmed(self, home: Home) -> bool:
