@@ -59,6 +59,10 @@ SECTIONS = {
         "drain": ("understudy.deploy.cli.commands_drain", "Take a member out of service; no request fails."),
         "undrain": ("understudy.deploy.cli.commands_drain", "Bring a drained member back into service."),
         "site": ("understudy.deploy.cli.commands_site", "Take a whole site out of service, or bring it back."),
+        "home": (
+            "understudy.deploy.cli.commands_home",
+            "Show and move the home of a pool with a mirror on a distant site.",
+        ),
         "rebalance": (
             "understudy.deploy.cli.commands_rebalance",
             "Plan and make moves of slots that even the load out.",
@@ -74,6 +78,7 @@ SECTIONS = {
         "control": ("understudy.deploy.cli.commands_control", "Run a control server: slot table, xDS, traces."),
         "sidecar": ("understudy.deploy.cli.commands_sidecar", "Run the sidecar of one application instance."),
         "envoy": ("understudy.deploy.cli.commands_envoy", "Run a front Envoy that the control servers configure."),
+        "mirror": ("understudy.deploy.cli.commands_mirror", "Copy a pool into the etcd of a distant site."),
         "leave": ("understudy.deploy.cli.commands_leave", "Hand over all slots before a pod stops (preStop hook)."),
     },
     "Kubernetes and Istio": {

@@ -38,17 +38,21 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     leader: str = ""
 
 
-def read_clusters(given: Iterable[str], common: EtcdOptions) -> dict[str, EtcdSettings]:
-    """The clusters by name. Raises :class:`DeployError` if one cannot be read."""
+def read_clusters(given: Iterable[str], common: EtcdOptions, option: str = "--etcd-cluster") -> dict[str, EtcdSettings]:
+    """The clusters by name, as ``option`` gives them. Raises :class:`DeployError` if one cannot be read."""
     clusters: dict[str, EtcdSettings] = {}
     for text in given:
         name, equals, where = text.partition("=")
         if not equals or not where:
-            raise click.UsageError(f"--etcd-cluster {text}: write NAME=HOST:PORT,... or NAME=FILE.yaml")
-        require_name("--etcd-cluster", name)
+            raise click.UsageError(f"{option} {text}: write NAME=HOST:PORT,... or NAME=FILE.yaml")
+        require_name(option, name)
         if name in clusters:
-            raise click.UsageError(f"--etcd-cluster {name}: the name is given twice")
-        clusters[name] = _of_file(where) if where.endswith((".yaml", ".yml", ".json")) else _of_addresses(where, common)
+            raise click.UsageError(f"{option} {name}: the name is given twice")
+        clusters[name] = (
+            _of_file(where, option)
+            if where.endswith((".yaml", ".yml", ".json"))
+            else _of_addresses(where, common, option)
+        )
     return clusters
 
 
@@ -64,33 +68,33 @@ def _bare(endpoint: str) -> str:
     return endpoint.partition("://")[2].rstrip("/") or endpoint
 
 
-def _of_addresses(where: str, common: EtcdOptions) -> EtcdSettings:
-    return msgspec.structs.replace(common.settings(None), endpoints=_addresses(where.split(","), where))
+def _of_addresses(where: str, common: EtcdOptions, option: str) -> EtcdSettings:
+    return msgspec.structs.replace(common.settings(None), endpoints=_addresses(where.split(","), where, option))
 
 
-def _addresses(texts: Iterable[str], where: str) -> tuple[str, ...]:
+def _addresses(texts: Iterable[str], where: str, option: str) -> tuple[str, ...]:
     found = tuple(text.strip() for text in texts if text.strip())
     for text in found:
         try:
             split_address(text, lowest_port=1)
         except ValueError as error:
-            raise DeployError(f"--etcd-cluster: {where}: {error}") from None
+            raise DeployError(f"{option}: {where}: {error}") from None
     if not found:
-        raise DeployError(f"--etcd-cluster: {where}: no address of etcd is given")
+        raise DeployError(f"{option}: {where}: no address of etcd is given")
     return found
 
 
-def _of_file(where: str) -> EtcdSettings:
+def _of_file(where: str, option: str) -> EtcdSettings:
     try:
         said = msgspec.convert(read_yaml(Path(where).read_text(encoding="utf-8")), type=_File)
         password = read_secret(Path(said.password_file)).decode().strip() if said.password_file else None
     except TooOpen as error:
         raise DeployError(fault_of(error)) from None
     except (OSError, ValueError) as error:
-        raise DeployError(f"--etcd-cluster: {where} cannot be read: {error}") from None
+        raise DeployError(f"{option}: {where} cannot be read: {error}") from None
     if bool(said.cert) != bool(said.key) or (said.cert and not said.ca):
-        raise DeployError(f"--etcd-cluster: {where}: cert and key go together, and need ca")
+        raise DeployError(f"{option}: {where}: cert and key go together, and need ca")
     cert, key = (Path(one) if one else None for one in (said.cert, said.key))
     tls = PemFiles(cert, key, Path(said.ca)) if said.ca else None
-    settings = EtcdSettings(_addresses(said.endpoints, where), tls, said.user, password)
-    return led_by(settings, said.leader, f"--etcd-cluster: {where}: leader")
+    settings = EtcdSettings(_addresses(said.endpoints, where, option), tls, said.user, password)
+    return led_by(settings, said.leader, f"{option}: {where}: leader")

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from understudy.deploy.common.errors import DeployError
 from understudy.deploy.data.tenants import require_quota
 from understudy.statesync.audit.entry import Act, Actor
 from understudy.statesync.audit.log import OperatorLog
 from understudy.statesync.etcd.client import Compare, CreateRevision, EtcdClient, Kv, ModRevision, Put, Rejected
 from understudy.statesync.parsing.stored import read_object
+from understudy.statesync.pool.home import Home, Role
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.pools import fronts_beside
 from understudy.statesync.pool.records import Table
@@ -39,7 +41,7 @@ async def apply_spec(client: EtcdClient, spec: PoolSpec, actor: Actor, reason: s
     Raises:
         SpecError: it contradicts the running pool or the front of another pool, does not fit into its tenant's quota,
             or this version cannot read the spec in etcd.
-        DeployError: this user of etcd may not read what the check of the quota needs.
+        DeployError: this user of etcd may not read what the check of the quota needs, or the pool is at home elsewhere.
         Unavailable: etcd did not answer. OutcomeUnknown: it may be written; applying it again is safe.
         CompareFailed: other commands wrote the spec at the same time.
     """
@@ -51,6 +53,7 @@ async def apply_spec(client: EtcdClient, spec: PoolSpec, actor: Actor, reason: s
         running = await _running_spec(client, found, spec)
         if running == spec:
             return "unchanged"
+        await _refuse_at_mirror(client, keys)
         compares, marks = await require_quota(client, spec, running)
         compare: Compare = ModRevision(key, found.mod_revision) if found else CreateRevision(key, 0)
         before = found.mod_revision if found else 0
@@ -62,6 +65,27 @@ async def apply_spec(client: EtcdClient, spec: PoolSpec, actor: Actor, reason: s
         if result.succeeded:
             break
     return "created" if found is None else "changed"
+
+
+async def _refuse_at_mirror(client: EtcdClient, keys: PoolKeys) -> None:
+    """Raise :class:`DeployError` if the mirror on this side copies the spec of its home."""
+    found = await client.get(keys.home)
+    if found is None:
+        return
+    try:
+        home = Home.decode(found.value)
+    except ValueError as error:
+        raise DeployError(f"the record at {keys.home} in etcd cannot be read: {error}") from None
+    refuse_unless_home(keys.pool, home)
+
+
+def refuse_unless_home(pool: str, home: Home | None) -> None:
+    """Raise :class:`DeployError` unless the pool may be changed in this etcd; ``home``: its home record, if any."""
+    if home is not None and home.role is not Role.HOME:
+        raise DeployError(
+            f"pool {pool!r} is not at home on site {home.site}, which is {home.role}: give the command on the other "
+            f"site, {home.peer} ('understudy home status')"
+        )
 
 
 def _act(spec: PoolSpec, running: PoolSpec | None, key: str, before: int) -> Act:

@@ -27,6 +27,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from understudy.deploy.common.errors import DeployError
+from understudy.deploy.data.apply import refuse_unless_home
 from understudy.deploy.data.backup_file import (
     FORMAT,
     Contents,
@@ -182,8 +183,9 @@ def owners_after(
 
 
 def refuse_unless_idle(state: PoolState, contents: Contents, sessions: int, *, replace: bool) -> None:
-    """Raise :class:`RestoreRefusedError` (or ``SpecError``) unless the pool may be restored; pure."""
+    """Raise :class:`DeployError` (or ``SpecError``) unless the pool may be restored; pure."""
     pool = state.keys.pool
+    refuse_unless_home(pool, state.home.record if state.home is not None else None)
     if state.members:
         raise RestoreRefusedError(
             f"pool {pool!r} has members: {', '.join(sorted(state.members))}; stop their sidecars first "

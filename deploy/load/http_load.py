@@ -63,8 +63,8 @@ class Load:
         """The largest delay of the start of a request, in seconds."""
         return self._open_loop.late
 
-    async def open_sessions(self, *, at_once: int = 10) -> None:
-        """Create the cart of every client. Raises :class:`DeployError` if one cannot be created."""
+    def connect(self) -> None:
+        """Get ready for requests."""
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=100, keepalive_timeout=30),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -72,6 +72,10 @@ class Load:
         )
         # aiohttp would repeat a GET after a lost connection. Here that must count as a failure.
         self._http._retry_connection = False  # noqa: SLF001 - there is no public setting
+
+    async def open_sessions(self, *, at_once: int = 10) -> None:
+        """Create the cart of every client. Raises :class:`DeployError` if one cannot be created."""
+        self.connect()
         gate = asyncio.Semaphore(at_once)
 
         async def enter(number: int) -> Shopper:
@@ -116,11 +120,17 @@ class Load:
         shopper = self.shoppers[number]
         if not writes:
             await self._request(shopper, "read", "GET", "/cart")
-            return
+        else:
+            await self.add_item(number)
+
+    async def add_item(self, number: int) -> int:
+        """One write of a client; returns the status of the answer, 0 for none."""
+        shopper = self.shoppers[number]
         shopper.writes += 1
         sku = f"{shopper.number:03d}-{shopper.writes:04d}"
         item = {"sku": sku, "quantity": 1}
-        await self._request(shopper, "write", "POST", "/cart/items", item=item, once=f"{shopper.key}-{sku}")
+        op = await self._request(shopper, "write", "POST", "/cart/items", item=item, once=f"{shopper.key}-{sku}")
+        return op.status
 
     async def _request(
         self,

@@ -37,6 +37,7 @@ TITLES = {
     "no-owner": "No owner of the slot can be reached",
     "not-committed": "The write was not carried out",
     "outcome-unknown": "Nobody knows yet whether the write was carried out",
+    "not-at-home": "The pool is at home on another site",
     "not-ready": "This member is not ready",
     "overwrite": "The value has changed since it was read",
     "not-held": "This member holds no complete copy of the slot",

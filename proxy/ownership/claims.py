@@ -18,6 +18,7 @@ from functools import partial
 
 from understudy.proxy.events.cause import Cause
 from understudy.proxy.events.recorder import ClaimRecord, Recorder
+from understudy.proxy.member.home_watch import HomeWatch
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.etcd_contact import EtcdContact
@@ -84,8 +85,10 @@ class Claimer:
         failovers: FailoverLog,
         recorder: Recorder,
         contact: EtcdContact,
+        home: HomeWatch,
     ) -> None:
         self._pool = pool
+        self._home = home
         self._keys = pool.identity.keys
         self._copies = copies
         self._etcd = etcd
@@ -105,8 +108,10 @@ class Claimer:
         won and etcd gave no definite answer.
 
         ``dead`` are processes that are proven dead; None if nobody has asked yet. A slot that this process
-        may not claim is left out.
+        may not claim is left out. Nothing is claimed where the pool is not at home.
         """
+        if self._home.away:
+            slots = ()
         record, now = self._recorder.claim(cause), time.time()
         traceparent = cause.trace.traceparent if cause.trace else ""
         whole, gone = self._keeper.is_whole, frozenset(dead or ()) | replaced_processes(view, slots)
@@ -254,7 +259,7 @@ class Claimer:
 
     async def _send(self, claims: Sequence[Claimed], extra: Sequence[Put]) -> int:
         """Send a transaction until its outcome is definite: its revision, 0 if it was lost."""
-        compares, success, failure = claim_transaction(self._keys, claims, extra)
+        compares, success, failure = claim_transaction(self._keys, claims, extra, home=self._home.revision)
         result, _ = await retry_txn(self._etcd, compares, success, failure, patience=OUTCOME_TIMEOUT)
         return result.revision if result.succeeded else self._won_before(claims, result)
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Sequence
 
 from understudy.proxy.health.loop_lag import LoopLag
+from understudy.proxy.member.home_watch import HomeWatch
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.active_slots import ActiveSlots
 from understudy.proxy.ownership.owned_slots import OwnedSlots
@@ -59,6 +60,7 @@ class SetChanges:
         connections: CopyConnections,
         updates: PoolUpdates,
         loop_lag: LoopLag,
+        home: HomeWatch,
     ) -> None:
         self._pool = pool
         self._keys = pool.identity.keys
@@ -70,7 +72,7 @@ class SetChanges:
         self._decided = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._alone: set[int] = set()
-        self.decisions = SetDecisions(pool, owned, active, connections, loop_lag)
+        self.decisions = SetDecisions(pool, owned, active, connections, loop_lag, home)
         self.frozen = self.decisions.frozen
 
     def wake(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from understudy.proxy.health.loop_lag import LoopLag
+from understudy.proxy.member.home_watch import HomeWatch
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.active_slot import ActiveSlot
 from understudy.proxy.ownership.active_slots import ActiveSlots
@@ -61,7 +62,8 @@ class SetDecisions:
     Attributes:
         frozen: slots on their way to another active: their sets stay as they are.
         awaited: for each slot, how many callers wait for a change of its set.
-        ending: this process is about to end with slots, so nothing is acknowledged from memory any more.
+        ending: this process is about to end with slots, so nothing is acknowledged from memory any more. The same holds
+            while the pool's home moves to another etcd.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class SetDecisions:
         active: ActiveSlots,
         connections: CopyConnections,
         loop_lag: LoopLag,
+        home: HomeWatch,
     ) -> None:
         self._pool = pool
+        self._home = home
         self._keys = pool.identity.keys
         self._me = Process(pool.identity.me, pool.identity.boot)
         self._owned = owned
@@ -107,7 +111,7 @@ class SetDecisions:
         alone = len(active.stream.agreed.members) == 1
         return (
             alone
-            or self.ending
+            or self._saves_all
             or active.clearing
             or active.oldest() is not None
             or self.awaited[active.stream.slot] > 0
@@ -129,13 +133,18 @@ class SetDecisions:
         self._pacing.took(len(changes))
         return changes
 
+    @property
+    def _saves_all(self) -> bool:
+        """Whether nothing may stay in memory alone."""
+        return self.ending or self._home.closing
+
     def _seen(self, now: float) -> object:
         """What decides who should be in the sets, beside what copies confirm; another object if it has changed."""
         state = self._pool.state
         table = state.table.revision if state.table is not None else 0
         spec = state.spec.revision if state.spec is not None else 0
         members = [(name, at.revision) for name, at in state.members.items()]
-        seen = (table, spec, members, self._connections.state(now - SILENT_AFTER), self._active.begun, self.ending)
+        seen = (table, spec, members, self._connections.state(now - SILENT_AFTER), self._active.begun, self._saves_all)
         if seen != self._last_seen:
             self._last_seen = seen
         return self._last_seen
@@ -215,7 +224,7 @@ class SetDecisions:
         With ``replication.spread: site`` only while ``members``, the set, are on two sites at least. So the loss of a
         site takes no write that was acknowledged since.
         """
-        if self.ending:
+        if self._saves_all:
             return False
         spec = self._pool.spec
         if spec is not None and spec.replication.spread == "site":

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from understudy.proxy.events.recorder import Recorder
 from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.http.problems import Reply, problem
+from understudy.proxy.member.home_watch import HomeWatch
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.owned_slots import NotMine, OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
@@ -48,6 +49,7 @@ class SessionService:
     def __init__(
         self,
         pool: PoolView,
+        home: HomeWatch,
         owned: OwnedSlots,
         updates: PoolUpdates,
         reads: OwnerReads,
@@ -61,6 +63,7 @@ class SessionService:
         on_answer: Callable[[Call, Reply], None],
     ) -> None:
         self._pool = pool
+        self._home = home
         self._owned = owned
         self._updates = updates
         self._reads = reads
@@ -73,9 +76,14 @@ class SessionService:
         self._shedding = shedding
         self._on_answer = on_answer
 
+    @property
+    def _spec(self) -> PoolSpec | None:
+        """The spec by which this member may answer; None if it is not known, or the pool is at home elsewhere."""
+        return None if self._home.away else self._pool.spec
+
     async def create(self, call: Call) -> Reply:
         """Make a new session; its key is drawn or derived here (:mod:`understudy.proxy.sessions.creation`)."""
-        spec = self._pool.spec
+        spec = self._spec
         if spec is None:
             return self._not_ready()
         fault = fault_of(call.headers)
@@ -95,7 +103,7 @@ class SessionService:
 
     async def handle(self, call: Call) -> Reply:
         """Answer a call to one session, wherever its owner is."""
-        spec = self._pool.spec
+        spec = self._spec
         refused = self._shedding.refusal(call.headers, call.key, spec) if spec is not None else None
         reply = refused or await self._handle(call)
         self._on_answer(call, reply)
@@ -105,7 +113,7 @@ class SessionService:
 
     async def _renew(self, call: Call) -> None:
         """Renew the session that a call has read. Its answer stands whatever comes of this."""
-        spec = self._pool.spec
+        spec = self._spec
         if spec is not None:
             ttl = whole_number(call.headers.get(TTL_HEADER, ""), TTL_MOST) or spec.session_ttl
             renewal = KeyCommand(b"EXPIRE", call.key.encode(), (b"%d" % ttl,))
@@ -116,7 +124,7 @@ class SessionService:
 
         The version is None if the pool ignores lost updates.
         """
-        spec = self._pool.spec
+        spec = self._spec
         if spec is None or self._sheds(command.key, spec):
             return None
         slot = spec.slot_of_bytes(command.key)
@@ -131,7 +139,7 @@ class SessionService:
 
         One that waits for no commit is answered at once. ``then`` is called when one that was begun has ended.
         """
-        spec, batch = self._pool.spec, call.batch
+        spec, batch = self._spec, call.batch
         if spec is None or batch is None or call.headers or not _fits(batch.key):
             return None
         if self._sheds(batch.key, spec):
@@ -145,7 +153,7 @@ class SessionService:
 
     def takes_writes(self) -> bool:
         """Whether the pool's spec is known, and commits do not lag behind."""
-        spec = self._pool.spec
+        spec = self._spec
         return spec is not None and not self._writes.lags(spec)
 
     def written(self, begun: Begun) -> None:
@@ -158,7 +166,7 @@ class SessionService:
 
     def get_now(self, call: Call) -> Reply | None:
         """The answer to a ``GET``, if this member's memory can give it at once; None if not."""
-        spec, headers = self._pool.spec, call.headers
+        spec, headers = self._spec, call.headers
         if spec is None or headers.get(CONSISTENCY_HEADER) == "stale" or TOUCH_HEADER in headers or _key_fault(call):
             return None
         if self._shedding.refused_priority(headers, call.key, spec):
@@ -172,7 +180,7 @@ class SessionService:
         return reply
 
     async def _handle(self, call: Call) -> Reply:
-        spec = self._pool.spec
+        spec = self._spec
         if spec is None:
             return self._not_ready()
         fault = _key_fault(call)
@@ -234,8 +242,9 @@ class SessionService:
         stamp = stamp_of(self._clock.now_ms() / 1000 - waited, secrets.token_hex(12))
         return replace(call, headers={**call.headers, REQUEST_HEADER: stamp})
 
-    @staticmethod
-    def _not_ready() -> Reply:
+    def _not_ready(self) -> Reply:
+        if away := self._home.away:
+            return problem(503, "not-at-home", f"this side does not serve the pool: {away}", retry_after=1)
         return problem(503, "not-ready", "this member has not seen the pool's spec yet", retry_after=1)
 
 

@@ -220,7 +220,7 @@ def _replication(base: Base, recorder: Recorder, metrics: SidecarMetrics) -> _Re
     keeper = CopyKeeper(Process(me.me, me.boot), me.keys.pool, copies.replica, copies.requests, owned.refuses)
     connections = CopyConnections(pool, base.client, SlotSource(copies.replica, copies.requests), recorder.rejoins)
     active = ActiveSlots(pool, copies.replica, copies.requests, committer, keeper, connections, base.updates)
-    changes = SetChanges(pool, etcd, owned, active, connections, base.updates, base.loop_lag)
+    changes = SetChanges(pool, etcd, owned, active, connections, base.updates, base.loop_lag, base.home)
     owned.on_lose = active.lost
     base.updates.on_epoch = keeper.heard_of
     active.on_blocked = changes.wake
@@ -237,7 +237,7 @@ def _ownership(
     failovers, claiming = FailoverLog(pool.identity.keys, pool.identity.me), asyncio.Lock()
     active, keeper, changes = replication.active, replication.keeper, replication.changes
     opener = SlotOpener(pool, copies, etcd, owned, active, keeper, base.clock)
-    claimer = Claimer(pool, copies, etcd, owned, keeper, opener, failovers, recorder, base.contact)
+    claimer = Claimer(pool, copies, etcd, owned, keeper, opener, failovers, recorder, base.contact, base.home)
     handover = Handover(pool, copies, etcd, base.client, owned, active, opener, changes, failovers, recorder)
     takeovers = Takeovers(
         pool, copies, etcd, probe, claimer, claiming, base.contact, base.drain, base.updates, recorder
@@ -308,7 +308,19 @@ def _sessions(
     router, keys = OwnerRouter(pool, base.client, probe, takeovers), SessionKeys(pool, owned, etcd)
     shedding = LoadShedder(lambda: loop_lag.smoothed)
     service = SessionService(
-        pool, owned, updates, reads, writes, router, keys, clock, loop_lag, recorder, shedding, metrics.answered
+        pool,
+        base.home,
+        owned,
+        updates,
+        reads,
+        writes,
+        router,
+        keys,
+        clock,
+        loop_lag,
+        recorder,
+        shedding,
+        metrics.answered,
     )
     return writes, router, service, shedding
 

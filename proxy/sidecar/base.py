@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from understudy.proxy.events.incarnation import Incarnation
 from understudy.proxy.health.loop_lag import LoopLag
+from understudy.proxy.member.home_watch import HomeWatch
 from understudy.proxy.member.identity import MemberIdentity
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import PoolView
@@ -37,6 +38,7 @@ class Base:
     telemetry: Telemetry
     pool: PoolView
     copies: LocalCopies
+    home: HomeWatch
     owned: OwnedSlots
     updates: PoolUpdates
     drain: DrainState
@@ -66,10 +68,11 @@ def base_of(
         kinds = updates.apply(batch)
         if kinds & Changed.CONTROLS:
             telemetry.set_endpoints([at.record.grpc for at in pool.state.controls.values()])
-        if kinds:
+        if home.apply(batch) or kinds:
             changed()
 
     informer = Informer(etcd, (*keys.records, challenges.watched), on_batch)
+    home = HomeWatch(pool, informer)
     return Base(
         settings=settings,
         etcd=etcd,
@@ -77,6 +80,7 @@ def base_of(
         telemetry=telemetry,
         pool=pool,
         copies=LocalCopies(informer, replica, requests),
+        home=home,
         owned=owned,
         updates=updates,
         drain=drain,

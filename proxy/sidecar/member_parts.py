@@ -31,6 +31,7 @@ def facts_of(base: Base, faults: Faults, spec_checks: SpecChecks, pool_watch: Po
         others=bool(fit_others(pool)),
         starting=spec_checks.unbegun(wanted_checks(base)) or faults.checks.starting(time.monotonic()),
         no_pool=pool_watch.fault,
+        away=base.home.away,
     )
 
 

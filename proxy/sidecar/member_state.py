@@ -19,7 +19,7 @@ class Facts:
     ``draining``: why it hands its slots over. ``fault``: why it cannot serve well. ``own_fault``: the same without
     what lies in etcd. ``synced``: it has read the pool. ``owns``: it owns slots. ``has_roles``: it owns slots, or the
     table assigns some to it. ``others``: another member could serve. ``starting``: what a member without roles waits
-    for. ``no_pool``: it is known that there is no such pool.
+    for. ``no_pool``: it is known that there is no such pool. ``away``: why nobody on this side may serve the pool.
     """
 
     draining: str = ""
@@ -31,6 +31,7 @@ class Facts:
     others: bool = True
     starting: str = ""
     no_pool: str = ""
+    away: str = ""
 
 
 def state_of(facts: Facts, *, was_well: bool) -> tuple[MemberState, str]:
@@ -43,6 +44,8 @@ def state_of(facts: Facts, *, was_well: bool) -> tuple[MemberState, str]:
         return MemberState.DRAINING, facts.draining
     if not facts.synced:
         return MemberState.INIT, facts.no_pool or "reading the pool from etcd"
+    if facts.away and not facts.owns:
+        return MemberState.INIT, facts.away
     fault = facts.fault
     if fault and facts.has_roles:
         return (MemberState.DOWN, fault) if facts.others else (MemberState.ATTENTION, f"nobody else can serve: {fault}")

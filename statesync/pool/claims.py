@@ -6,7 +6,7 @@ The rules of the sync set are in :mod:`understudy.statesync.replication.sync_set
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from understudy.statesync.etcd.client import Compare, Operation, Put
+from understudy.statesync.etcd.client import Compare, ModRevision, Operation, Put
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.owner_records import records_compared, records_read, records_written
 from understudy.statesync.pool.ownership import View, is_valid, process_of
@@ -136,14 +136,18 @@ def _claim_of_set(
 
 
 def claim_transaction(
-    keys: PoolKeys, claims: Sequence[Claimed], extra: Sequence[Put] = ()
+    keys: PoolKeys, claims: Sequence[Claimed], extra: Sequence[Put] = (), *, home: int = 0
 ) -> tuple[list[Compare], list[Operation], list[Operation]]:
     """Compares, success and failure of a claim.
+
+    ``home`` is the revision of the pool's home record as this process knows it (0: none). Other transactions on owner
+    records need not compare it: whoever fences a side replaces these records too, and only a claim takes them back.
 
     Failure answers as :func:`records_read` has it.
     """
     slots = [c.slot for c in claims]
     compares = records_compared(keys, {c.slot: c.replaces for c in claims}, {c.slot: c.replaces_sync for c in claims})
+    compares.append(ModRevision(keys.home, home))
     success = records_written(keys, {c.slot: c.owner for c in claims}, {c.slot: c.sync for c in claims})
     success.extend(extra)
     return compares, success, records_read(keys, slots)

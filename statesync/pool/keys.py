@@ -191,6 +191,21 @@ class PoolKeys(AuditKeys):
         """The id of the key that sessions are encrypted with, if they are."""
         return f"{self.prefix}encryption"
 
+    @cached_property
+    def home(self) -> str:
+        """What this etcd's side is, if the pool has a mirror; see ``home``."""
+        return f"{self.prefix}home"
+
+    @cached_property
+    def home_beat(self) -> str:
+        """Written each second while this side is the pool's home, and is known to be."""
+        return f"{self.home}-beat"
+
+    @cached_property
+    def mirrored(self) -> str:
+        """How far this etcd's mirror has come. It stands just before the sessions, so that :attr:`records` omits it."""
+        return f"{self.prefix}sessions-mirrored"
+
     def member(self, member: str) -> str:
         """A member's record; lives on the member's lease."""
         return self.members + member

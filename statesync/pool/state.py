@@ -18,6 +18,7 @@ import msgspec
 from understudy.statesync.etcd.client import Event, Kv
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.parsing.stored import brief
+from understudy.statesync.pool.home import Home
 from understudy.statesync.pool.keys import PoolKeys, slot_in
 from understudy.statesync.pool.rebalance import MovePlan, MoveProgress
 from understudy.statesync.pool.records import (
@@ -58,6 +59,7 @@ class Changed(Flag):
     INTENTS = auto()
     SYNC_SETS = auto()
     MOVES = auto()
+    HOME = auto()
 
 
 class At(msgspec.Struct, Generic[T], frozen=True):
@@ -76,6 +78,9 @@ class PoolState(msgspec.Struct):
     """The newest spec that front Envoys of several pools accepted."""
     table: At[Table] | None = None
     leader: At[str] | None = None
+    home: At[Home] | None = None
+    beat: int = 0
+    """The revision of the home's last beat."""
     move_plan: At[MovePlan] | None = None
     move_progress: At[MoveProgress] | None = None
     members: dict[str, At[Member]] = msgspec.field(default_factory=dict)
@@ -113,6 +118,7 @@ class PoolState(msgspec.Struct):
             (keys.table, self.table),
             (keys.move_plan, self.move_plan),
             (keys.move_progress, self.move_progress),
+            (keys.home, self.home),
         ):
             if one is not None:
                 found.append((key, one.revision, one.record.encode))
@@ -190,13 +196,14 @@ class PoolState(msgspec.Struct):
 
     def _forget_all(self) -> None:
         self.spec = self.front_spec = self.table = self.leader = self.move_plan = self.move_progress = None
+        self.home, self.beat = None, 0
         named = (self.members, self.controls, self.failovers, self.intents, self.sites, self.dependencies)
         for records in (*named, self.owners, self.sync_sets, self.revivals, self.faults, self.unreadable):
             records.clear()
 
     def _apply_event(self, event: Event) -> Changed:
         key = event.kv.key
-        if key.startswith((self.keys.sessions, self.keys.commits, self.keys.requests)):
+        if key.startswith((self.keys.sessions, self.keys.commits, self.keys.requests, self.keys.mirrored)):
             return Changed.NOTHING
         self.faults.pop(key, None)
         self.unreadable.pop(key, None)
@@ -255,6 +262,14 @@ class PoolState(msgspec.Struct):
             return Changed.NOTHING
         return Changed.MOVES
 
+    def _decode_home(self, key: str, event: Event) -> Changed:
+        if key == self.keys.home:
+            self.home = At(Home.decode(event.kv.value), event.kv.mod_revision) if event.kind == "put" else None
+            return Changed.HOME
+        if key == self.keys.home_beat:
+            self.beat = event.kv.mod_revision
+        return Changed.NOTHING
+
     def _decode_spec(self, kv: Kv) -> At[PoolSpec]:
         spec, unknown = decode_known_spec(kv.value)
         if unknown:
@@ -264,7 +279,9 @@ class PoolState(msgspec.Struct):
         return At(spec, kv.mod_revision)
 
     def _decode_named(self, key: str, event: Event) -> Changed:
-        """Decode a record of a kind that has one record per name under a prefix."""
+        """Decode a record of a kind that has one record per name under a prefix, or what the home's side says."""
+        if key.startswith(self.keys.home):
+            return self._decode_home(key, event)
         site, of_site, dependency = key.removeprefix(self.keys.site_intents).partition("/")
         if of_site and key.startswith(self.keys.site_intents):
             self._decode_dependency((site, dependency), event)

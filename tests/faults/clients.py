@@ -29,7 +29,7 @@ ATTEMPTS = 4
 ANSWER_PATIENCE = 7.0
 LAST_ATTEMPTS, LAST_PATIENCE = 20, 40.0
 """So often, and for so many seconds, the last calls are repeated, which must succeed."""
-NO_EFFECT = frozenset({"not-committed", "no-owner", "not-ready", "overloaded"})
+NO_EFFECT = frozenset({"not-committed", "no-owner", "not-ready", "not-at-home", "overloaded"})
 """The 503 problems that promise that nothing was done."""
 MERGE = "application/merge-patch+json"
 CLASSES = ("replicas", "replicas", "sync", "async")

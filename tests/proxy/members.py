@@ -15,6 +15,7 @@ from understudy.proxy.events.incarnation import Incarnation
 from understudy.proxy.events.recorder import Recorder
 from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.http.problems import Reply
+from understudy.proxy.member.home_watch import HomeWatch
 from understudy.proxy.member.identity import MemberIdentity
 from understudy.proxy.member.local_copies import LocalCopies
 from understudy.proxy.member.pool_view import Peer, PoolView
@@ -50,7 +51,7 @@ from understudy.proxy.sessions.owner_writes import OwnerWrites
 from understudy.proxy.sessions.routing import OwnerRouter
 from understudy.proxy.sessions.service import SessionService
 from understudy.statesync.etcd.client import EtcdClient
-from understudy.statesync.etcd.informer import Informer
+from understudy.statesync.etcd.informer import Informer, InformerBatch
 from understudy.statesync.heartbeat.challenge import cannot_ask
 from understudy.statesync.heartbeat.pulse import Pulses
 from understudy.statesync.pool.keys import PoolKeys
@@ -147,7 +148,8 @@ class InProcessMember:
         self.contact = contact
         replica, requests = Replica(etcd, self.keys), RequestLog(self.keys, me, boot)
         self.updates = PoolUpdates(self.pool, self.owned, self.drain, Incarnation())
-        informer = Informer(etcd, self.keys.records, self.updates.apply)
+        informer = Informer(etcd, self.keys.records, self.apply)
+        self.home = HomeWatch(self.pool, informer)
         self.copies = LocalCopies(informer, replica, requests)
         self.recorder = recorder_of(me, pool)
         self.reads = ReadDeadline(self.keys, etcd, contact, self.updates.apply, lambda: None)
@@ -160,7 +162,7 @@ class InProcessMember:
             self.pool, replica, requests, self.committer, self.keeper, self.connections, self.updates
         )
         self.changes = SetChanges(
-            self.pool, etcd, self.owned, self.active, self.connections, self.updates, self.loop_lag
+            self.pool, etcd, self.owned, self.active, self.connections, self.updates, self.loop_lag, self.home
         )
         self.owned.on_lose = self.active.lost
         self.active.on_blocked = self.changes.wake
@@ -170,7 +172,7 @@ class InProcessMember:
         self.clock.look(alone=True)
         opener = SlotOpener(self.pool, self.copies, etcd, self.owned, self.active, self.keeper, self.clock)
         self.claimer = Claimer(
-            self.pool, self.copies, etcd, self.owned, self.keeper, opener, failovers, self.recorder, contact
+            self.pool, self.copies, etcd, self.owned, self.keeper, opener, failovers, self.recorder, contact, self.home
         )
         self.handover = Handover(
             self.pool,
@@ -238,6 +240,7 @@ class InProcessMember:
         self.answered: list[int] = []
         self.service = SessionService(
             self.pool,
+            self.home,
             self.owned,
             self.updates,
             reads,
@@ -250,6 +253,11 @@ class InProcessMember:
             LoadShedder(lambda: self.lag),
             lambda _call, reply: self.answered.append(reply.status),
         )
+
+    def apply(self, batch: InformerBatch) -> None:
+        """Take in what the watch brings."""
+        self.updates.apply(batch)
+        self.home.apply(batch)
 
     async def serve_copies(self, stack: AsyncExitStack) -> None:
         """Take in the streams of other members."""

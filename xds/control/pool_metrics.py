@@ -97,7 +97,7 @@ class PoolMetrics(Collector):
         family = GaugeMetricFamily(
             "understudy_pool_slots", "Slots of the pool, and those that have an active that lives.", labels=["kind"]
         )
-        family.add_metric(["total"], cluster.spec.slots)
+        family.add_metric(["total"], 0 if cluster.away else cluster.spec.slots)
         served = sum(1 for slot in range(cluster.spec.slots) if cluster.serving_owner(slot) is not None)
         family.add_metric(["served"], served)
         return family

@@ -39,6 +39,7 @@ class ClusterState:
         answer_ms: nearly all answers came within this time, as far as Envoys report here.
         approved: who should be active for which slot by the rebalance in force, if there is one.
         lacking: the names of what is down, by the site that needs it.
+        away: the pool has a mirror on a distant site, and is not at home in this etcd: nobody here serves it.
     """
 
     spec: PoolSpec
@@ -57,6 +58,7 @@ class ClusterState:
     answer_ms: int = 0
     approved: Approved | None = None
     lacking: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    away: bool = False
 
     def state(self, member: str) -> MemberState:
         """The member's state as it counts for slots.

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from understudy.statesync.etcd.informer import InformerBatch
+from understudy.statesync.pool.home import Role
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.predicted import leaving_members
 from understudy.statesync.pool.rebalance import Approved, in_force
@@ -154,6 +155,7 @@ class StateBuilder:
             answer_ms=self._answer_ms,
             approved=self._approved(spec),
             lacking=self.state.lacking(),
+            away=self.state.home is not None and self.state.home.record.role is not Role.HOME,
         )
         return replace(cluster, leaving=self._leaving(cluster)) if spec.predictive == "move" else cluster
 

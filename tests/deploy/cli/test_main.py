@@ -101,7 +101,7 @@ def test_every_command_explains_itself_with_examples(understudy):
 
 def test_every_command_within_a_command_explains_itself_with_examples(understudy):
     groups = {name: commands for name in COMMANDS if (commands := within(understudy(name, "--help").output))}
-    assert groups.keys() == {"access", "checks", "pools", "rebalance", "render", "site", "slots", "tenants"}
+    assert groups.keys() == {"access", "checks", "home", "pools", "rebalance", "render", "site", "slots", "tenants"}
     for group, commands in groups.items():
         for name in commands:
             assert f"understudy {group} {name}" in understudy(group, name, "--help").output.split("Examples:")[1]

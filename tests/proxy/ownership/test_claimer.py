@@ -1,7 +1,7 @@
 """The claimer: one winner for each slot, all sessions there before the first answer, and nothing won on a guess."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,9 +10,11 @@ import pytest_asyncio
 from tests.harness.waiting import until
 from tests.proxy.members import SLOTS, InProcessPool, in_process_pool
 from understudy.proxy.events.cause import Cause
+from understudy.proxy.member.home_watch import HomeWatch
 from understudy.proxy.ownership.read_deadline import BOUND
 from understudy.statesync.etcd.client import EtcdClient, OutcomeUnknown
 from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.home import Home, Role
 from understudy.statesync.pool.records import FailoverRecord
 from understudy.statesync.replication.sync_set import Process
 
@@ -30,6 +32,16 @@ def taking_over(pool: InProcessPool, me: str, member: str) -> Cause:
     return Cause(f"{member} lost: connection refused", trace, source=member)
 
 
+def watched(send: Callable[..., Awaitable[int]], sent: list[int]) -> Callable[..., Awaitable[int]]:
+    """``send``, which notes the size of each claim."""
+
+    async def noting(claims: Sequence[object], extra: object) -> int:
+        sent.append(len(claims))
+        return await send(claims, extra)
+
+    return noting
+
+
 async def test_a_claimed_slot_takes_no_call_before_it_is_opened(pool: InProcessPool) -> None:
     a = pool["a"]
     won = await a.claimer.win(a.pool.view(), ALL, Cause("first owner"))
@@ -40,6 +52,24 @@ async def test_a_claimed_slot_takes_no_call_before_it_is_opened(pool: InProcessP
     assert a.owned.open_slots() == ALL
     assert a.copies.replica.synced == frozenset(ALL)
     assert (await pool.owner(0)).epoch == 1
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_nothing_is_claimed_on_a_side_that_was_fenced_whether_or_not_the_watch_has_brought_it(
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch, *, heard: bool
+) -> None:
+    a, sent = pool["a"], []
+    if not heard:
+        monkeypatch.setattr(HomeWatch, "revision", 0)
+        monkeypatch.setattr(HomeWatch, "away", "")
+    monkeypatch.setattr(a.claimer, "_send", watched(a.claimer._send, sent))
+    await pool.client.put(pool.keys.home, Home("east", Role.FENCED, "west").encode())
+    await until(lambda: a.pool.state.home, what="the watch has brought it")
+
+    won = await a.claimer.win(a.pool.view(), ALL, Cause("first owner"))
+
+    assert (won.claims, bool(sent)) == ([], not heard)
+    assert await pool.owner(0) is None
 
 
 async def test_of_two_claimants_with_the_same_view_one_wins_and_the_other_learns_who(pool: InProcessPool) -> None:

@@ -13,6 +13,7 @@ import pytest_asyncio
 from tests.harness.waiting import until
 from tests.proxy.members import view_of
 from tests.proxy.ownership.replicated_slots import ALONE, SLOT, TWO, A, B, Hand, committing, copy_with
+from understudy.proxy.member.home_watch import HomeWatch
 from understudy.proxy.ownership import set_changes
 from understudy.proxy.ownership.set_changes import SetChanges
 from understudy.proxy.replication.copy_pacing import CopyPacing
@@ -66,7 +67,14 @@ class Changing(Hand):
         self.connections = Connections()
         lag = SimpleNamespace(worst=0.0)
         self.changes = SetChanges(
-            self.pool, client, self.owned, self.active, cast("Any", self.connections), self.updates, cast("Any", lag)
+            self.pool,
+            client,
+            self.owned,
+            self.active,
+            cast("Any", self.connections),
+            self.updates,
+            cast("Any", lag),
+            HomeWatch(self.pool, cast("Any", None)),
         )
         self.active.on_blocked = self.changes.wake
         self.ask_for("replicas")

@@ -63,6 +63,8 @@ def test_prometheus_hears_of_slots_without_an_active_and_of_members_that_are_los
     assert value("front_requests_failed_total") == 6
     assert (value("front_timeouts_total"), value("front_connect_failures_total")) == (3, 0)
     assert value("front_unreachable") == 1
+    seen[0] = replace(seen[0], away=True)  # at home on a distant site: nothing is missing here
+    assert value("pool_slots", kind="total") == 0
     seen[0] = None  # nothing is known before etcd has been read
     assert value("pool_slots", kind="total") is None
     assert value("front_unreachable") == 0
