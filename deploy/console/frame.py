@@ -39,6 +39,7 @@ class Surroundings(msgspec.Struct, frozen=True):
         fronts: what front Envoys report (``understudy.deploy.inspect.fronts``).
         took_ms: durations of failovers by trace.
         warnings: more warnings, such as those of front Envoys.
+        per_second: requests a second of late (``traffic.recent_rate``); None: not known.
         waits_for: why the rebalance that this control server carries out does not go on; '' while it does.
         drill: the newest drill that was started at this control server (``drill_runs.py``).
         headroom: whether the pool can carry its load without one member, in a sentence; '' if it was not asked for yet.
@@ -50,6 +51,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     took_ms: Mapping[str, float] = msgspec.field(default_factory=dict)
     warnings: Sequence[str] = ()
     headroom: str = ""
+    per_second: float | None = None
     waits_for: str = ""
     drill: View = msgspec.field(default_factory=dict)
 
@@ -96,6 +98,7 @@ def frame_of(state: PoolState, revision: int, now: float, around: Surroundings |
         {
             **_overview(status, problems, failovers, members),
             "headroom": around.headroom,
+            "per_second": around.per_second,
             "plan": last_plan(state, around.waits_for),
             "drill": around.drill,
         },
@@ -255,11 +258,9 @@ def _traffic(fronts: Sequence[View]) -> View | None:
     minutes = max((front["minutes"] for front in fronts), default=0)
     if not minutes:
         return None
-    requests = sum(front["requests"] for front in fronts)
     told = [said for front in fronts for said in front["members"].values()]
     return {
         "minutes": minutes,
-        "per_second": round(requests / minutes / 60, 1),
         "elsewhere": sum(said["elsewhere"] for said in told),
         "unanswered": sum(said["timeouts"] + said["connect_failures"] for said in told),
     }

@@ -57,7 +57,7 @@ def screen(frame: Frame, currency: Currency, width: int) -> RenderableType:
     parts: list[RenderableType] = [head, Text(overview["sentence"]), Text(overview["exposure"], style="dim")]
     parts += _problems(overview)
     parts += [Text(), *_slot_map(frame, NARROW_CELLS if width < NARROW else ROW_CELLS), Text(), _members(frame)]
-    parts += [Text(), _failovers(frame), Text(_traffic(overview["traffic"]), style="dim")]
+    parts += [Text(), _failovers(frame), Text(_traffic(overview), style="dim")]
     parts.append(Text("q quits, p pauses", style="dim"))
     return Group(*parts)
 
@@ -120,10 +120,11 @@ def _failovers(frame: Frame) -> RenderableType:
     return Columns([table])
 
 
-def _traffic(traffic: Mapping[str, Any] | None) -> str:
+def _traffic(overview: Mapping[str, Any]) -> str:
+    traffic, rate = overview["traffic"], overview["per_second"]
     if traffic is None:
         return "requests: not known, no front Envoy has reported"
     return (
-        f"requests of the last {traffic['minutes']} min: {traffic['per_second']}/s, {traffic['elsewhere']} answered by "
-        f"another member, {traffic['unanswered']} not answered by their member"
+        f"requests: {'not known' if rate is None else rate}/s; in the last {traffic['minutes']} min "
+        f"{traffic['elsewhere']} answered by another member, {traffic['unanswered']} not answered by their member"
     )

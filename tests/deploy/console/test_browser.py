@@ -1,33 +1,25 @@
 """The console in a real browser, at a real pool: live, quiet, usable by keyboard alone, and inert to hostile text."""
 
-import contextlib
 import json
 import os
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from tests.harness.chromium import CHROMIUM, FLAGS
-from tests.harness.commands import Commands
-from tests.harness.local_pools import killed_at_the_end, settled
+from tests.deploy.console.desks import Desk, act_by_keyboard, command, open_desk, violations
+from tests.harness.chromium import CHROMIUM
+from tests.harness.local_pools import settled
 from tests.harness.places import ROOT
-from tests.harness.sidecars import PATIENT
 from tests.harness.waiting import until
 from understudy.deploy.console.render import PAGES
 from understudy.deploy.console.security import POLICY
 from understudy.deploy.data.rebalance import PLACEMENT_KIND, PLAN_KIND
 from understudy.deploy.inspect.query import read_pool
-from understudy.deploy.local.local_layout import LocalSettings
-from understudy.deploy.local.local_pool import LocalPool
-from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import FailoverRecord, Intent
-from understudy.statesync.pool.spec_reader import parse_spec
 
 playwright = pytest.importorskip("playwright.async_api")
 axe_core = pytest.importorskip("axe_playwright_python")
@@ -50,87 +42,16 @@ HOSTILE = (
     "{{ 7 * 7 }}${7*7}",
     "cart\u202e1-drac\u2066",
 )
-WATCH = """addEventListener('securitypolicyviolation', event => {
-  (window.violations ??= []).push(event.violatedDirective + ' ' + event.blockedURI);
-});"""
-DEADLINE = 60_000
-
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (.ci/programs)"),
 ]
 
 
-@dataclass
-class Desk:
-    """A pool, its etcd, and a browser; ``said`` is what pages complained of."""
-
-    pool: LocalPool
-    etcd: EtcdClient
-    browser: Any
-    said: list[str] = field(default_factory=list)
-
-    @property
-    def base(self) -> str:
-        return f"http://{self.pool.layout.controls[0].http}/console/cart/"
-
-    @contextlib.asynccontextmanager
-    async def window(self, scheme: str = "light", width: int = 1280, **options: Any) -> AsyncIterator[Any]:
-        """A browser window that shares nothing with others; its pages' complaints are noted."""
-        size = {"width": width, "height": 900}
-        context = await self.browser.new_context(viewport=size, color_scheme=scheme, **options)
-        context.set_default_timeout(DEADLINE)
-        if options.get("java_script_enabled", True):
-            await context.add_init_script(WATCH)
-        context.on("page", self._listen)
-        try:
-            yield context
-        finally:
-            await context.close()
-
-    def _listen(self, page: Any) -> None:
-        page.on("console", lambda message: message.type == "error" and self.said.append(message.text))
-        page.on("pageerror", lambda error: self.said.append(str(error)))
-        page.on("request", self._note_stranger)
-
-    def _note_stranger(self, asked: Any) -> None:
-        if not asked.url.startswith((f"http://{self.pool.layout.controls[0].http}/", "data:")):
-            self.said.append(asked.url)
-
-    async def open(self, window: Any, path: str = "", page: Any = None) -> Any:
-        """A page that is live, in a new tab or in that of ``page``."""
-        page = page or await window.new_page()
-        await page.goto(self.base + path)
-        await page.locator("#live[data-mode=live]").wait_for()
-        return page
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
-    spec = parse_spec(
-        f'pool: cart\nslots: 16\ncopies: 2\nbalance: {{by: sessions, mode: "off"}}\n{PATIENT}', where="test"
-    )
-    settings = LocalSettings(tmp_path_factory.mktemp("console"), spec, members=3, sites=("east", "west"))
-    async with (
-        LocalPool(settings) as pool,
-        EtcdClient(pool.etcd_endpoints) as etcd,
-        killed_at_the_end(pool),
-        playwright.async_playwright() as started,
-    ):
-        await settled(pool.layout, etcd)
-        browser = await started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield Desk(pool, etcd, browser)
-        await browser.close()
-
-
-async def command(desk: Desk, *words: str) -> tuple[int, str]:
-    """The exit code and the output of a command."""
-    directory = desk.pool.settings.directory
-    return await Commands(directory).run(*words, UNDERSTUDY_DIR=str(directory), COLUMNS="120")
-
-
-async def violations(page: Any) -> list[str]:
-    return await page.evaluate("window.violations ?? []")
+    async with open_desk(tmp_path_factory.mktemp("console"), playwright) as made:
+        yield made
 
 
 async def test_each_page_is_accessible_quiet_and_fits(desk: Desk) -> None:
@@ -150,6 +71,40 @@ async def test_each_page_is_accessible_quiet_and_fits(desk: Desk) -> None:
                 assert told == [], (path, scheme, width)
                 assert await page.evaluate("document.documentElement.scrollWidth") <= width, (path, width)
             assert await violations(page) == [], path
+    assert desk.said == []
+
+
+async def test_the_last_hour_is_a_sentence_a_chart_and_a_table(desk: Desk) -> None:
+    async with desk.window() as window:
+        page = await desk.open(window)
+        for _ in range(30):
+            await page.request.get(f"{desk.pool.layout.front_url}/healthz")
+
+        async def counted() -> bool:
+            told = await (await page.request.get(f"{desk.base}traffic.json")).json()
+            return sum(filter(None, told["series"]["requests"])) >= 30
+
+        await until(counted, 60, "the front Envoy's counts are in a step that has ended")
+        await page.locator("#sum-rate", has_text="requests a second on average").wait_for()
+        ink = "one => one.getContext('2d').getImageData(0, 0, one.width, one.height).data.some(byte => byte)"
+        for name in ("rate", "trouble", "changes"):
+            canvas = page.locator(f"[data-chart={name}] canvas")
+            await canvas.wait_for()
+            assert await canvas.evaluate(ink), name
+        await page.locator("[data-chart=rate] .u-over").hover()
+        await page.locator("[data-line=rate] b", has_text=" at ").wait_for()
+        await page.locator("#hour-table summary").focus()
+        await page.keyboard.press("Enter")
+        rows = await page.locator("#hour-table tbody tr").all_inner_texts()
+        assert len(rows) == 60
+        assert any("not known" in row for row in rows), "before the pool began nothing is known, and that is no 0"
+        assert await violations(page) == []
+    async with desk.window(java_script_enabled=False) as window:
+        page = await window.new_page()
+        await page.goto(desk.base)
+        assert "requests a second on average" in await page.locator("#sum-rate").inner_text()
+        await page.locator("#hour-table summary").click()
+        assert await page.locator("#hour-table tbody tr").first.is_visible()
     assert desk.said == []
 
 
@@ -230,34 +185,6 @@ async def test_eight_tabs_are_live_and_a_drain_by_keyboard_alone_shows_in_all(de
         assert mine[name] == same[name]
     assert mine["detail"][:10] == same["detail"][:10], "until when"
     assert (await command(desk, "undrain", "cart-2"))[0] == 0
-
-
-async def tab_to(page: Any, wanted: str) -> None:
-    """Press Tab until the element has the focus."""
-    for _ in range(60):
-        if await page.locator(f"{wanted}:focus").count():
-            return
-        await page.keyboard.press("Tab")
-    raise AssertionError(f"{wanted} cannot be reached by Tab")
-
-
-async def act_by_keyboard(page: Any, act: str, command: str, rate: str = "") -> None:
-    """Do an act with the keyboard alone, when the dialog shows the ``command`` that does the same."""
-    await tab_to(page, f"button[data-act='{act}']")
-    await page.keyboard.press("Enter")
-    await tab_to(page, "#act-rate" if rate else "#act-reason")
-    await page.keyboard.type(rate or "peak")
-    if rate:
-        await tab_to(page, "#act-reason")
-        await page.keyboard.type("peak")
-    await tab_to(page, "#act-who")
-    await page.keyboard.press("Control+A")
-    await page.keyboard.type("anna")
-    await page.locator("#act-command", has_text=command).wait_for()
-    assert await page.locator("#act-fault").inner_text() == ""
-    await tab_to(page, "#act-do")
-    await page.keyboard.press("Enter")
-    await page.locator("#act").wait_for(state="hidden")
 
 
 async def test_a_plan_is_applied_undone_and_aborted_by_keyboard_and_audited_as_by_the_command(desk: Desk) -> None:
@@ -349,7 +276,7 @@ async def test_hostile_text_stays_text_on_every_page(desk: Desk) -> None:
         for path in ("", "slots", "members", "plans", f"failovers/{1:032x}", "audit", "explain", "failovers"):
             await desk.open(window, path, page)
             assert await page.evaluate("window.taken ?? 0") == 0
-            assert await page.locator("img, main svg:not(.bar), main script").count() == 0
+            assert await page.locator("img, main svg:not(.bar, .line), main script").count() == 0
             assert await violations(page) == []
             assert "\u202e" not in await page.locator("body").inner_text()
             for text in HOSTILE if path == "explain" else ():
