@@ -15,7 +15,8 @@ from understudy.deploy.console.marks import UNKNOWN, Mark, marks_of, natural
 from understudy.deploy.console.plans import last_plan
 from understudy.deploy.console.problems import Problem, problems_of
 from understudy.deploy.inspect.envoys import View
-from understudy.deploy.inspect.member_views import MemberReport
+from understudy.deploy.inspect.member_views import MemberReport, slots_of
+from understudy.deploy.inspect.sites import copies_by_slot, loss_text, site_rows
 from understudy.deploy.inspect.views import failovers_view, ranges, status_view, table_view
 from understudy.statesync.pool.ownership import agreed_set
 from understudy.statesync.pool.records import Phase
@@ -25,6 +26,7 @@ from understudy.telemetry.timing.duration import length
 FAILOVERS_KEPT = 200
 """The number of newest failovers in a frame."""
 PROBLEMS_SHOWN = 50
+NO_GRADE = "none"
 WELL_STATES = frozenset({"UP", "READY"})
 
 Objects = dict[str, View]
@@ -147,26 +149,26 @@ def _out_of_service(state: PoolState, row: View, offline: frozenset[str], now: f
 
 def _sites(state: PoolState, members: Objects, now: float) -> Objects:
     """The sites of members, and those that an operator took offline."""
-    offline = state.offline(now)
-    counted: Counter[str] = Counter()
-    well: Counter[str] = Counter()
-    active: Counter[str] = Counter()
-    for row in members.values():
-        counted[row["site"]] += 1
-        well[row["site"]] += row["well"]
-        active[row["site"]] += row["active"]
-    names = {site for site in counted if site} | offline
+    offline, total = state.offline(now), slots_of(state)
+    well = Counter(row["site"] for row in members.values() if row["well"])
+    rows = {row["site"]: row for row in site_rows(state, copies_by_slot(state), now, {}) if row["site"]}
+    shown = [site for site, row in rows.items() if row["members"] or site in offline]
     return {
         site: {
             "site": site,
-            "members": counted[site],
+            "members": len(rows[site]["members"]),
             "well": well[site],
-            "active": active[site],
+            "active": rows[site]["active"],
+            "copies": rows[site]["copies"],
+            "slots": total,
             "offline": site in offline,
             "state": "OFFLINE" if site in offline else "IN SERVICE",
-            "until": state.sites[site].record.until if site in offline else 0.0,
+            "until": rows[site]["until"] or 0.0,
+            "grade": rows[site]["grade"],
+            "grade_why": rows[site]["grade_why"] or NO_GRADE,
+            "if_lost": loss_text(rows[site]["if_lost"]),
         }
-        for site in sorted(names, key=natural)
+        for site in sorted(shown, key=natural)
     }
 
 

@@ -42,6 +42,19 @@ HOSTILE = (
     "{{ 7 * 7 }}${7*7}",
     "cart\u202e1-drac\u2066",
 )
+SMALL = """() => {
+  const within = one => one.tagName === "A" && one.closest("p,td,th,dd,li:not(nav li),footer"); // links in sentences
+  return [...document.querySelectorAll("a,button,input:not([type=hidden]),select,summary,[role=gridcell]")]
+    .filter(one => one.checkVisibility() && !one.matches(".skip") && !within(one))
+    .map(one => [one.outerHTML.slice(0, 90), one.getBoundingClientRect()])
+    .filter(([, box]) => box.width < 24 || box.height < 24)
+    .map(([html, box]) => `${html}: ${box.width} x ${box.height}`);
+}"""
+CELLS = """() => [...document.querySelectorAll("#map [role=gridcell]")].map(cell => {
+  const style = getComputedStyle(cell);
+  return {letter: cell.textContent, ink: style.color, ground: style.backgroundColor, border: style.borderTopWidth};
+})"""
+
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (.ci/programs)"),
@@ -70,6 +83,9 @@ async def test_each_page_is_accessible_quiet_and_fits(desk: Desk) -> None:
                 told = [(one["id"], [node["html"][:150] for node in one["nodes"]]) for one in found]
                 assert told == [], (path, scheme, width)
                 assert await page.evaluate("document.documentElement.scrollWidth") <= width, (path, width)
+            assert await page.evaluate(SMALL) == [], (path, "targets of fewer than 24 px")
+            await page.set_viewport_size({"width": 320, "height": 900})
+            assert await page.evaluate("document.documentElement.scrollWidth") <= 320, (path, "reflow")
             assert await violations(page) == [], path
     assert desk.said == []
 
@@ -252,6 +268,52 @@ async def test_a_drill_starts_at_the_page_and_says_how_it_ended(desk: Desk) -> N
     mine = [row for row in records if row["why"] == "drill: peak"]
     assert [(row["who"], row["what"]) for row in mine] == [("anna", "drain cart-3"), ("anna", "undrain cart-3")]
     assert all("console of control-1" in row["process"] for row in mine)
+
+
+async def test_a_paused_page_stands_still_says_since_when_and_catches_up(desk: Desk) -> None:
+    intent = PoolKeys("cart").site_intent("west")
+    async with desk.window() as window:
+        page, other = await desk.open(window, "members"), await desk.open(window, "members")
+        west = "tr[data-key='west'] .state"
+        await page.locator("#pause").focus()
+        await page.keyboard.press("Enter")
+        await page.locator("#live[data-mode=paused]").wait_for()
+        await desk.etcd.put(intent, Intent(site="west", since=1.0).encode())
+        await other.locator(west, has_text="OFFLINE").wait_for()
+        assert await page.locator(west).inner_text() == "IN SERVICE"
+        assert re.match(r"Paused since 20\d\d-\S+ \S+ UTC \(", await page.locator("#live-text").inner_text())
+        assert await page.locator("#pause").inner_text() == "Go on"
+        await page.keyboard.press("Enter")
+        await page.locator(west, has_text="OFFLINE").wait_for()
+        await page.locator("#live[data-mode=live]").wait_for()
+        await desk.etcd.delete(intent)
+        await page.locator(west, has_text="IN SERVICE").wait_for()
+    assert desk.said == []
+
+
+async def test_with_forced_colours_the_map_still_tells_members_apart(desk: Desk) -> None:
+    await settled(desk.pool.layout, desk.etcd)
+    async with desk.window() as window:
+        page = await desk.open(window, "slots")
+        await page.emulate_media(forced_colors="active")
+        cells = await page.evaluate(CELLS)
+        assert {cell["letter"] for cell in cells} == {"A", "B", "C"}
+        assert all(cell["border"] == "1px" for cell in cells)
+        assert all(cell["ink"] != cell["ground"] for cell in cells)
+        assert len({cell["ground"] for cell in cells}) == 1, "the colours are the user's, so letters tell"
+    assert desk.said == []
+
+
+async def test_a_site_has_bars_that_say_what_the_numbers_say(desk: Desk) -> None:
+    async with desk.window() as window:
+        page = await desk.open(window, "members")
+        row = page.locator("tr[data-key='east']")
+        told = {one: await row.locator(f"[data-f={one}]").first.inner_text() for one in ("well", "members", "copies")}
+        meters = await row.locator("meter").evaluate_all("all => all.map(one => [one.value, one.max])")
+        assert meters[0] == [int(told["well"]), int(told["members"])]
+        assert meters[2] == [int(told["copies"]), 16]
+        assert not await row.locator("meter").nth(3).is_visible(), "the spec has no sites, so there is no grade"
+    assert desk.said == []
 
 
 async def test_a_refused_act_says_why(desk: Desk) -> None:
