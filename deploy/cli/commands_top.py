@@ -160,6 +160,7 @@ async def _ask(state: "PoolState", pool: str) -> "Surroundings":
     from understudy.deploy.inspect.controls import ask_controls
     from understudy.deploy.inspect.envoys import read_envoys
     from understudy.deploy.inspect.fronts import front_warnings, read_fronts
+    from understudy.deploy.inspect.load import load_by_member
     from understudy.deploy.inspect.member_views import heard_by
     from understudy.deploy.inspect.traces import read_durations
     from understudy.xds.control.admin import MOST_LISTED
@@ -177,7 +178,8 @@ async def _ask(state: "PoolState", pool: str) -> "Surroundings":
     with contextlib.suppress(DeployError):
         took = dict(await read_durations(list(controls.values()), MOST_LISTED)) if state.failovers else {}
     rate = recent_rate(added(series))
-    return Surroundings(heard_by(statuses), envoys, fronts, took, list(front_warnings(fronts)), per_second=rate)
+    warnings, load = list(front_warnings(fronts)), load_by_member(statuses)
+    return Surroundings(heard_by(statuses), envoys, fronts, took, warnings, load=load, per_second=rate)
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ from understudy.statesync.pool.state import PoolState
 from understudy.telemetry.store.schema import StoreError
 from understudy.xds.control.http_extension import HttpParts
 from understudy.xds.control.last_read import heartbeats_view
+from understudy.xds.control.load_view import member_load_view
 from understudy.xds.control.pool_service import PoolService
 
 logger = logging.getLogger(__name__)
@@ -123,6 +124,7 @@ class PoolFeed:
         self._around = msgspec.structs.replace(
             self._around,
             headroom=room,
+            load=tuple(member_load_view(name, one) for name, one in load.members.items()),
             envoys=envoys,
             fronts=fronts,
             warnings=tuple(front_warnings(fronts)),

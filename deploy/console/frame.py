@@ -17,6 +17,7 @@ from understudy.deploy.console.problems import Problem, problems_of
 from understudy.deploy.inspect.envoys import View
 from understudy.deploy.inspect.member_views import MemberReport, slots_of
 from understudy.deploy.inspect.sites import copies_by_slot, loss_text, site_rows
+from understudy.deploy.inspect.versions import sessions_text
 from understudy.deploy.inspect.views import failovers_view, ranges, status_view, table_view
 from understudy.statesync.pool.ownership import agreed_set
 from understudy.statesync.pool.records import Phase
@@ -44,6 +45,7 @@ class Surroundings(msgspec.Struct, frozen=True):
         per_second: requests a second of late (``traffic.recent_rate``); None: not known.
         waits_for: why the rebalance that this control server carries out does not go on; '' while it does.
         drill: the newest drill that was started at this control server (``drill_runs.py``).
+        load: what members report of their load (``understudy.deploy.inspect.load``).
         headroom: whether the pool can carry its load without one member, in a sentence; '' if it was not asked for yet.
     """
 
@@ -52,6 +54,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     fronts: Sequence[View] = ()
     took_ms: Mapping[str, float] = msgspec.field(default_factory=dict)
     warnings: Sequence[str] = ()
+    load: Sequence[View] = ()
     headroom: str = ""
     per_second: float | None = None
     waits_for: str = ""
@@ -87,6 +90,7 @@ def frame_of(state: PoolState, revision: int, now: float, around: Surroundings |
         envoys=around.envoys,
         fronts=around.fronts,
         heard=around.heard,
+        load=around.load,
         warnings=around.warnings,
     )
     slots = table_view(state)["slots"]
@@ -101,6 +105,7 @@ def frame_of(state: PoolState, revision: int, now: float, around: Surroundings |
             **_overview(status, problems, failovers, members),
             "headroom": around.headroom,
             "per_second": around.per_second,
+            "versions": [{**row, "told": sessions_text(row)} for row in status["versions"]],
             "plan": last_plan(state, around.waits_for),
             "drill": around.drill,
         },

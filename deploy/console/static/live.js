@@ -32,6 +32,7 @@ const SHOWN = {
   sign: level => SIGNS[level],
   moment,
   name: value => value || "none",
+  unnamed: value => value || "(not known)",
   known: value => value ?? "not known",
   took: value => (value ? `, took ${value}` : ""),
   role: leads => (leads ? "leader" : "standby"),

@@ -67,11 +67,14 @@ class Desk:
 
 @contextlib.asynccontextmanager
 async def open_desk(directory: Path, playwright: Any) -> AsyncIterator[Desk]:
-    """A pool of three members on two sites, in a new directory, and a browser of ``playwright``."""
+    """A pool of three members in a new directory, and a browser of ``playwright``.
+
+    The members are on two sites and run two versions of the application.
+    """
     spec = parse_spec(
         f'pool: cart\nslots: 16\ncopies: 2\nbalance: {{by: sessions, mode: "off"}}\n{PATIENT}', where="test"
     )
-    settings = LocalSettings(directory, spec, members=3, sites=("east", "west"))
+    settings = LocalSettings(directory, spec, members=3, sites=("east", "west"), app_versions=("v1", "v2"))
     async with (
         LocalPool(settings) as pool,
         EtcdClient(pool.etcd_endpoints) as etcd,

@@ -316,6 +316,31 @@ async def test_a_site_has_bars_that_say_what_the_numbers_say(desk: Desk) -> None
     assert desk.said == []
 
 
+async def test_the_overview_and_status_say_how_many_sessions_each_version_still_has(desk: Desk) -> None:
+    await settled(desk.pool.layout, desk.etcd)
+    v1, v2 = (f"http://{desk.pool.layout.members[at].session_api}/v1/sessions/" for at in (0, 1))
+    async with desk.window() as window:
+        page = await desk.open(window)
+        for number in range(12):  # their slots belong to members of both versions
+            assert (await page.request.put(f"{v1}versions-{number}", data="x")).status == 201
+
+        async def told(old: str, new: str) -> None:
+            for version, count in (("v1", old), ("v2", new)):
+                cell = page.locator(f"tr[data-key='{version}'] [data-f=told]")
+                await playwright.expect(cell).to_have_text(count, timeout=60_000)
+
+        await told("12", "0")
+        for number in range(5):
+            assert (await page.request.put(f"{v2}versions-{number}", data="y")).status == 200
+        assert (await page.request.delete(f"{v1}versions-11")).status == 204
+        await told("6", "5")
+        views = json.loads((await command(desk, "status", "-o", "json"))[1])["versions"]
+        assert [(row["version"], row["sessions"], row["silent"]) for row in views] == [("v1", 6, []), ("v2", 5, [])]
+        for number in range(11):
+            await page.request.delete(f"{v2}versions-{number}")
+    assert desk.said == []
+
+
 async def test_a_refused_act_says_why(desk: Desk) -> None:
     async with desk.window() as window:
         page = await desk.open(window, "members")
