@@ -107,7 +107,7 @@ def frame_of(state: PoolState, revision: int, now: float, around: Surroundings |
             "per_second": around.per_second,
             "versions": [{**row, "told": sessions_text(row)} for row in status["versions"]],
             "plan": last_plan(state, around.waits_for),
-            "drill": around.drill,
+            "drill": _drill(state, around.drill, now),
         },
         {
             "members": members,
@@ -117,6 +117,18 @@ def frame_of(state: PoolState, revision: int, now: float, around: Surroundings |
             "envoys": _envoys(around.envoys),
         },
     )
+
+
+def _drill(state: PoolState, here: View, now: float) -> View:
+    """The newest drill of this control server; if none runs here, one that runs elsewhere and drains a member."""
+    if here.get("state") == "running":
+        return here
+    for member, at in sorted(state.intents.items()):
+        if at.record.drill and at.record.holds(now):
+            headline = f"A drill is running elsewhere: drain of {member}, started by {at.record.drill}."
+            where = "The page of the control server that runs it, or the terminal, shows what it does."
+            return {"state": "running", "headline": headline, "now": where}
+    return here
 
 
 def _named(state: PoolState, status: View, slots: Iterable[View]) -> set[str]:

@@ -270,6 +270,28 @@ async def test_a_drill_starts_at_the_page_and_says_how_it_ended(desk: Desk) -> N
     assert all("console of control-1" in row["process"] for row in mine)
 
 
+async def test_a_control_server_that_stops_undoes_the_drain_of_its_drill(desk: Desk) -> None:
+    await settled(desk.pool.layout, desk.etcd)
+    async with desk.window() as window:
+        page = await desk.open(window, "plans")
+        wish = {"act": "drill drain", "target": "cart-3", "duration": "9m", "reason": "stop", "who": "anna"}
+        headers = {"X-Understudy-Console": "act", "Origin": desk.base.removesuffix("/console/cart/")}
+        started = await page.request.post(f"{desk.base}act", data=json.dumps(wish), headers=headers)
+        assert started.ok, await started.text()
+
+        async def drained() -> bool:
+            return "cart-3" in (await read_pool(desk.etcd, "cart"))[0].intents
+
+        await until(drained, 30, "the drill has drained its member")
+        await desk.pool.processes.terminate("control-1")
+        assert not await drained()
+        await desk.pool.processes.start_again("control-1")
+    desk.said.clear()
+    records = json.loads((await command(desk, "audit", "-o", "json"))[1])["records"]
+    mine = [(row["who"], row["what"]) for row in records if row["why"] == "drill: stop"]
+    assert mine == [("anna", "drain cart-3"), ("anna", "undrain cart-3")]
+
+
 async def test_a_paused_page_stands_still_says_since_when_and_catches_up(desk: Desk) -> None:
     intent = PoolKeys("cart").site_intent("west")
     async with desk.window() as window:
