@@ -29,7 +29,7 @@ UNREACHABLE = (
 )
 """What pip says when there is no package index, and not when a package is missing there."""
 CHART = ROOT / "deploy/chart"
-DATA = {".css", ".html", ".json", ".proto", ".pyi", ".txt", ".yaml"}
+DATA = {".css", ".html", ".js", ".json", ".proto", ".pyi", ".txt", ".yaml"}
 LIBRARY = """
 import understudy.deploy.cli.main, understudy.proxy, understudy.xds.server.ads, understudy.xds.server.cache
 print(understudy.xds.__file__)

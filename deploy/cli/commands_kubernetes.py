@@ -91,6 +91,12 @@ from understudy.deploy.common.options import examples, report_output_option, sho
     "repeatable. Default: none.",
 )
 @click.option(
+    "--rights-secret",
+    default="",
+    help="Secret with rights.yaml for the HTTP port of control servers, and the token with which they, the operator's "
+    "pod and Prometheus read there. Default: none, whoever the network policies let in may read.",
+)
+@click.option(
     "--autoscale",
     type=click.Choice(["hpa", "keda"]),
     help="Write autoscalers of the members that follow understudy_wanted_members: HorizontalPodAutoscaler (needs an "
@@ -135,6 +141,7 @@ def kubernetes(
     front_service: str,
     front_drain: str,
     front_tls_secrets: tuple[str, ...],
+    rights_secret: str,
     autoscale: str | None,
     autoscale_max: int,
     autoscale_target: tuple[str, ...],
@@ -175,6 +182,7 @@ def kubernetes(
         front_service=front_service,
         front_drain=front_drain,
         front_tls_secrets=front_tls_secrets,
+        rights_secret=rights_secret,
         monitoring_namespace=monitoring_namespace,
         runbook_base=runbook_base,
         autoscale=Autoscale(autoscale, autoscale_max, prometheus) if autoscale else None,

@@ -156,9 +156,11 @@ async def _keep_asking(screen: Screen, pool: str, known: asyncio.Event) -> None:
 async def _ask(state: "PoolState", pool: str) -> "Surroundings":
     """What control servers say beside etcd. One that does not answer is left out."""
     from understudy.deploy.console.frame import Surroundings
+    from understudy.deploy.console.traffic import added, recent_rate
     from understudy.deploy.inspect.controls import ask_controls
     from understudy.deploy.inspect.envoys import read_envoys
     from understudy.deploy.inspect.fronts import front_warnings, read_fronts
+    from understudy.deploy.inspect.load import load_by_member
     from understudy.deploy.inspect.member_views import heard_by
     from understudy.deploy.inspect.traces import read_durations
     from understudy.xds.control.admin import MOST_LISTED
@@ -166,13 +168,18 @@ async def _ask(state: "PoolState", pool: str) -> "Surroundings":
     controls = {name: at.record.http for name, at in state.controls.items()}
     if not controls:
         return Surroundings()
-    envoys, fronts, statuses = await asyncio.gather(
-        read_envoys(controls, pool), read_fronts(controls, pool), ask_controls(controls.values(), "/v1/status", pool)
+    envoys, fronts, statuses, series = await asyncio.gather(
+        read_envoys(controls, pool),
+        read_fronts(controls, pool),
+        ask_controls(controls.values(), "/v1/status", pool),
+        ask_controls(controls.values(), "/v1/traffic", pool),
     )
     took: dict[str, float] = {}
     with contextlib.suppress(DeployError):
         took = dict(await read_durations(list(controls.values()), MOST_LISTED)) if state.failovers else {}
-    return Surroundings(heard_by(statuses), envoys, fronts, took, list(front_warnings(fronts)))
+    rate = recent_rate(added(series))
+    warnings, load = list(front_warnings(fronts)), load_by_member(statuses)
+    return Surroundings(heard_by(statuses), envoys, fronts, took, warnings, load=load, per_second=rate)
 
 
 @contextlib.contextmanager

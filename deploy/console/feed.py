@@ -21,6 +21,8 @@ from understudy.deploy.console.frame import Frame, Surroundings, frame_of
 from understudy.deploy.console.headroom import headroom_of
 from understudy.deploy.console.pace import REFRESH_SECONDS, Pace
 from understudy.deploy.console.subscribers import StreamEvent, Subscriber, encoded
+from understudy.deploy.console.traffic import Traffic, added, recent_rate
+from understudy.deploy.inspect.controls import ask_controls
 from understudy.deploy.inspect.envoys import read_envoys
 from understudy.deploy.inspect.fronts import front_warnings, read_fronts
 from understudy.deploy.inspect.member_views import heard_by
@@ -30,6 +32,7 @@ from understudy.statesync.pool.state import PoolState
 from understudy.telemetry.store.schema import StoreError
 from understudy.xds.control.http_extension import HttpParts
 from understudy.xds.control.last_read import heartbeats_view
+from understudy.xds.control.load_view import member_load_view
 from understudy.xds.control.pool_service import PoolService
 
 logger = logging.getLogger(__name__)
@@ -61,6 +64,7 @@ class PoolFeed:
         self._built_at = float("-inf")
         self._asked = asyncio.Event()
         self._around = Surroundings()
+        self.traffic = Traffic()
         self._frame: Frame | None = None
         self._number = 0
         self._run_id = secrets.token_hex(4)
@@ -105,7 +109,12 @@ class PoolFeed:
     async def _ask(self) -> None:
         controls = {name: at.record.http for name, at in self.service.controller.state_builder.state.controls.items()}
         try:
-            envoys, fronts = await asyncio.gather(read_envoys(controls, self.pool), read_fronts(controls, self.pool))
+            envoys, fronts, series = await asyncio.gather(
+                read_envoys(controls, self.pool),
+                read_fronts(controls, self.pool),
+                ask_controls(controls.values(), "/v1/traffic", self.pool),
+            )
+            self.traffic = added(series)
         except (KeyError, TypeError, AttributeError) as error:  # a control server of another release
             logger.warning("pool %s: an answer about Envoys cannot be read: %r", self.pool, error)
             envoys, fronts = {"nodes": [], "silent": {"one of them": "its answer cannot be read"}}, []
@@ -113,7 +122,13 @@ class PoolFeed:
         cluster, load = controller.state_builder.current(), controller.loads.current(self.service.now_ns())
         room = await asyncio.to_thread(headroom_of, cluster, load, self.pool)
         self._around = msgspec.structs.replace(
-            self._around, headroom=room, envoys=envoys, fronts=fronts, warnings=tuple(front_warnings(fronts))
+            self._around,
+            headroom=room,
+            load=tuple(member_load_view(name, one) for name, one in load.members.items()),
+            envoys=envoys,
+            fronts=fronts,
+            warnings=tuple(front_warnings(fronts)),
+            per_second=recent_rate(self.traffic),
         )
 
     def _on_batch(self, batch: InformerBatch) -> None:

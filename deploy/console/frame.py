@@ -15,7 +15,9 @@ from understudy.deploy.console.marks import UNKNOWN, Mark, marks_of, natural
 from understudy.deploy.console.plans import last_plan
 from understudy.deploy.console.problems import Problem, problems_of
 from understudy.deploy.inspect.envoys import View
-from understudy.deploy.inspect.member_views import MemberReport
+from understudy.deploy.inspect.member_views import MemberReport, slots_of
+from understudy.deploy.inspect.sites import copies_by_slot, loss_text, site_rows
+from understudy.deploy.inspect.versions import sessions_text
 from understudy.deploy.inspect.views import failovers_view, ranges, status_view, table_view
 from understudy.statesync.pool.ownership import agreed_set
 from understudy.statesync.pool.records import Phase
@@ -25,6 +27,7 @@ from understudy.telemetry.timing.duration import length
 FAILOVERS_KEPT = 200
 """The number of newest failovers in a frame."""
 PROBLEMS_SHOWN = 50
+NO_GRADE = "none"
 WELL_STATES = frozenset({"UP", "READY"})
 
 Objects = dict[str, View]
@@ -39,8 +42,10 @@ class Surroundings(msgspec.Struct, frozen=True):
         fronts: what front Envoys report (``understudy.deploy.inspect.fronts``).
         took_ms: durations of failovers by trace.
         warnings: more warnings, such as those of front Envoys.
+        per_second: requests a second of late (``traffic.recent_rate``); None: not known.
         waits_for: why the rebalance that this control server carries out does not go on; '' while it does.
         drill: the newest drill that was started at this control server (``drill_runs.py``).
+        load: what members report of their load (``understudy.deploy.inspect.load``).
         headroom: whether the pool can carry its load without one member, in a sentence; '' if it was not asked for yet.
     """
 
@@ -49,7 +54,9 @@ class Surroundings(msgspec.Struct, frozen=True):
     fronts: Sequence[View] = ()
     took_ms: Mapping[str, float] = msgspec.field(default_factory=dict)
     warnings: Sequence[str] = ()
+    load: Sequence[View] = ()
     headroom: str = ""
+    per_second: float | None = None
     waits_for: str = ""
     drill: View = msgspec.field(default_factory=dict)
 
@@ -83,6 +90,7 @@ def frame_of(state: PoolState, revision: int, now: float, around: Surroundings |
         envoys=around.envoys,
         fronts=around.fronts,
         heard=around.heard,
+        load=around.load,
         warnings=around.warnings,
     )
     slots = table_view(state)["slots"]
@@ -96,8 +104,10 @@ def frame_of(state: PoolState, revision: int, now: float, around: Surroundings |
         {
             **_overview(status, problems, failovers, members),
             "headroom": around.headroom,
+            "per_second": around.per_second,
+            "versions": [{**row, "told": sessions_text(row)} for row in status["versions"]],
             "plan": last_plan(state, around.waits_for),
-            "drill": around.drill,
+            "drill": _drill(state, around.drill, now),
         },
         {
             "members": members,
@@ -107,6 +117,18 @@ def frame_of(state: PoolState, revision: int, now: float, around: Surroundings |
             "envoys": _envoys(around.envoys),
         },
     )
+
+
+def _drill(state: PoolState, here: View, now: float) -> View:
+    """The newest drill of this control server; if none runs here, one that runs elsewhere and drains a member."""
+    if here.get("state") == "running":
+        return here
+    for member, at in sorted(state.intents.items()):
+        if at.record.drill and at.record.holds(now):
+            headline = f"A drill is running elsewhere: drain of {member}, started by {at.record.drill}."
+            where = "The page of the control server that runs it, or the terminal, shows what it does."
+            return {"state": "running", "headline": headline, "now": where}
+    return here
 
 
 def _named(state: PoolState, status: View, slots: Iterable[View]) -> set[str]:
@@ -144,26 +166,26 @@ def _out_of_service(state: PoolState, row: View, offline: frozenset[str], now: f
 
 def _sites(state: PoolState, members: Objects, now: float) -> Objects:
     """The sites of members, and those that an operator took offline."""
-    offline = state.offline(now)
-    counted: Counter[str] = Counter()
-    well: Counter[str] = Counter()
-    active: Counter[str] = Counter()
-    for row in members.values():
-        counted[row["site"]] += 1
-        well[row["site"]] += row["well"]
-        active[row["site"]] += row["active"]
-    names = {site for site in counted if site} | offline
+    offline, total = state.offline(now), slots_of(state)
+    well = Counter(row["site"] for row in members.values() if row["well"])
+    rows = {row["site"]: row for row in site_rows(state, copies_by_slot(state), now, {}) if row["site"]}
+    shown = [site for site, row in rows.items() if row["members"] or site in offline]
     return {
         site: {
             "site": site,
-            "members": counted[site],
+            "members": len(rows[site]["members"]),
             "well": well[site],
-            "active": active[site],
+            "active": rows[site]["active"],
+            "copies": rows[site]["copies"],
+            "slots": total,
             "offline": site in offline,
             "state": "OFFLINE" if site in offline else "IN SERVICE",
-            "until": state.sites[site].record.until if site in offline else 0.0,
+            "until": rows[site]["until"] or 0.0,
+            "grade": rows[site]["grade"],
+            "grade_why": rows[site]["grade_why"] or NO_GRADE,
+            "if_lost": loss_text(rows[site]["if_lost"]),
         }
-        for site in sorted(names, key=natural)
+        for site in sorted(shown, key=natural)
     }
 
 
@@ -255,11 +277,9 @@ def _traffic(fronts: Sequence[View]) -> View | None:
     minutes = max((front["minutes"] for front in fronts), default=0)
     if not minutes:
         return None
-    requests = sum(front["requests"] for front in fronts)
     told = [said for front in fronts for said in front["members"].values()]
     return {
         "minutes": minutes,
-        "per_second": round(requests / minutes / 60, 1),
         "elsewhere": sum(said["elsewhere"] for said in told),
         "unanswered": sum(said["timeouts"] + said["connect_failures"] for said in told),
     }

@@ -21,6 +21,7 @@ from understudy.deploy.console.feed import Feeds, PoolFeed
 from understudy.deploy.console.load_reading import plan_values, proposal, slot_loads
 from understudy.deploy.console.render import FOLDER, render
 from understudy.deploy.console.security import REVIEW_POLICY, Access, ConsoleSettings, secure
+from understudy.deploy.console.traffic import traffic_view
 from understudy.deploy.console.wishes import DRILL, Wish
 from understudy.deploy.data.rebalance import placement_file, plan_file
 from understudy.deploy.inspect.query import read_pool
@@ -99,6 +100,7 @@ class _Console:
                 web.get(f"{pool}/envoys", self._envoys),
                 web.get(f"{pool}/plans", self._plans),
                 web.get(f"{pool}/load.json", self._load_json),
+                web.get(f"{pool}/traffic.json", self._traffic_json),
                 web.get(f"{pool}/plan.json", self._plan_json),
                 web.get(f"{pool}/placement.json", self._placement_json),
                 web.get(f"{pool}/audit", self._audit),
@@ -211,7 +213,12 @@ class _Console:
         raise web.HTTPFound(f"{PREFIX}/{self._service(request).pool}/")
 
     async def _overview(self, request: web.Request) -> web.Response:
-        return await self._page(request, "overview.html", "", "overview")
+        return await self._page(request, "overview.html", "", "overview", traffic=await self._traffic(request))
+
+    async def _traffic(self, request: web.Request) -> dict[str, Any]:
+        feed = self._feed(request)
+        failovers = (await feed.frame()).objects["failovers"].values()
+        return traffic_view(feed.traffic, failovers, time.time())
 
     async def _slots(self, request: web.Request) -> web.Response:
         return await self._page(request, "slots.html", "slots", "overview slots")
@@ -305,6 +312,9 @@ class _Console:
 
     async def _load_json(self, request: web.Request) -> web.Response:
         return _json({"slots": slot_loads(self._service(request))})
+
+    async def _traffic_json(self, request: web.Request) -> web.Response:
+        return _json(await self._traffic(request))
 
     async def _plan_json(self, request: web.Request) -> web.Response:
         return _file(plan_file(await proposal(self._service(request), _asked(request))))

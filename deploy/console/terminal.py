@@ -10,6 +10,7 @@ from rich.text import Text
 
 from understudy.deploy.common.console_style import coloured, plain_table, utc_time
 from understudy.deploy.console.frame import Frame
+from understudy.deploy.inspect.versions import versions_table
 
 TONES = ("white on blue", "black on yellow", "white on dark_green", "white on magenta", "black on cyan", "white on red")
 """The colours of members on the slot map. A letter stands for the member too, so that colour is not needed."""
@@ -57,7 +58,9 @@ def screen(frame: Frame, currency: Currency, width: int) -> RenderableType:
     parts: list[RenderableType] = [head, Text(overview["sentence"]), Text(overview["exposure"], style="dim")]
     parts += _problems(overview)
     parts += [Text(), *_slot_map(frame, NARROW_CELLS if width < NARROW else ROW_CELLS), Text(), _members(frame)]
-    parts += [Text(), _failovers(frame), Text(_traffic(overview["traffic"]), style="dim")]
+    if overview["versions"]:
+        parts += [Text(), versions_table(overview["versions"])]
+    parts += [Text(), _failovers(frame), Text(_traffic(overview), style="dim")]
     parts.append(Text("q quits, p pauses", style="dim"))
     return Group(*parts)
 
@@ -120,10 +123,11 @@ def _failovers(frame: Frame) -> RenderableType:
     return Columns([table])
 
 
-def _traffic(traffic: Mapping[str, Any] | None) -> str:
+def _traffic(overview: Mapping[str, Any]) -> str:
+    traffic, rate = overview["traffic"], overview["per_second"]
     if traffic is None:
         return "requests: not known, no front Envoy has reported"
     return (
-        f"requests of the last {traffic['minutes']} min: {traffic['per_second']}/s, {traffic['elsewhere']} answered by "
-        f"another member, {traffic['unanswered']} not answered by their member"
+        f"requests: {'not known' if rate is None else rate}/s; in the last {traffic['minutes']} min "
+        f"{traffic['elsewhere']} answered by another member, {traffic['unanswered']} not answered by their member"
     )

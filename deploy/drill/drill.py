@@ -266,7 +266,8 @@ class Drill:
         keys = (await self._state()).keys
         act = Act(f"drain {member}", why=self._settings.why, undo=f"understudy undrain {member} --pool {keys.pool}")
         log = OperatorLog(self._etcd, keys, self._actor)
-        await log.put(act, keys.intent(member), Intent(member, until, now).encode())
+        intent = Intent(member, until, now, drill=self._actor.who or "somebody")
+        await log.put(act, keys.intent(member), intent.encode())
 
         async def owns() -> str:
             count = slots_by_member(await self._state()).get(member, 0)

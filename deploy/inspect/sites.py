@@ -83,9 +83,7 @@ def sites_view(
     :func:`understudy.deploy.inspect.fronts.read_share_at_home`.
     """
     copies, total = copies_by_slot(state), slots_of(state)
-    graded = site_grades(state)
-    names = sorted({at.record.site for at in state.members.values()} | {site for site in state.sites if site})
-    rows = [_site_view(state, name, copies, now, unsaved or {}) | _graded(graded.get(name)) for name in names]
+    rows = site_rows(state, copies, now, unsaved or {})
     return {
         "pool": state.keys.pool,
         "revision": revision,
@@ -102,6 +100,15 @@ def sites_view(
             *_degraded_etcd(etcd),
         ],
     }
+
+
+def site_rows(
+    state: PoolState, copies: Mapping[int, frozenset[str]], now: float, unsaved: Mapping[str, int | None]
+) -> list[View]:
+    """Each site of :func:`sites_view`; ``copies`` are those of :func:`copies_by_slot`."""
+    graded = site_grades(state)
+    names = sorted({at.record.site for at in state.members.values()} | {site for site in state.sites if site})
+    return [_site_view(state, name, copies, now, unsaved) | _graded(graded.get(name)) for name in names]
 
 
 def site_grades(state: PoolState) -> dict[str, Grade]:
@@ -154,7 +161,8 @@ def _site_view(
 ) -> View:
     members = sorted(name for name, at in state.members.items() if at.record.site == site)
     able = [name for name in members if state.members[name].record.state.may_hold_slots]
-    active = [slot for slot, at in state.owners.items() if at.record.active in members]
+    there = frozenset(members)
+    active = [slot for slot, at in state.owners.items() if at.record.active in there]
     intent = state.sites[site].record if site in state.sites and state.sites[site].record.holds(now) else None
     condition = "offline" if intent else "serving" if active else "standing by" if able else "lost"
     return {
@@ -166,7 +174,7 @@ def _site_view(
         "able": able,
         "weight": sum(state.members[name].record.weight for name in able),
         "active": len(active),
-        "copies": sum(site in there for there in copies.values()),
+        "copies": sum(site in having for having in copies.values()),
         "if_lost": _if_lost(state, site, active, copies, {name: unsaved.get(name) for name in members}),
     }
 
@@ -291,7 +299,7 @@ def sites_table(view: View, now: float) -> RenderableType:
             str(row["weight"]),
             str(row["active"]),
             str(row["copies"]),
-            _said(row["if_lost"]),
+            loss_text(row["if_lost"]),
         )
     graded = [Text(f"grade of {_named(row['site'])}: {row['grade_why']}") for row in view["sites"] if row["grade_why"]]
     if view["switch"]:
@@ -329,7 +337,8 @@ def _age(since: float | None, now: float) -> str:
     return f" for {minutes // 60} h {minutes % 60} min" if minutes >= 60 else f" for {minutes} min"
 
 
-def _said(loss: Mapping[str, Any]) -> str:
+def loss_text(loss: Mapping[str, Any]) -> str:
+    """What the loss of a site would mean, by its ``if_lost``."""
     if not loss["survivors"]:
         return "nobody serves: no other site has members"
     parts = []

@@ -12,6 +12,7 @@ from understudy.deploy.inspect.envoys import envoys_table
 from understudy.deploy.inspect.fronts import fronts_table
 from understudy.deploy.inspect.load import load_table
 from understudy.deploy.inspect.member_views import View
+from understudy.deploy.inspect.versions import versions_table
 from understudy.deploy.inspect.views import summarise_table
 from understudy.telemetry.timing.duration import length
 
@@ -46,6 +47,8 @@ def status_table(view: View) -> RenderableType:
         parts.append(fronts_table(view["fronts"]))
     if view["load"]:
         parts.append(load_table(view["load"]))
+    if view["versions"]:
+        parts.append(versions_table(view["versions"]))
     if view["processes"]:
         parts.append(processes_table(view["processes"]))
     parts += [Text(f"! {warning}", style="yellow") for warning in view["warnings"]]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from understudy.deploy.inspect.member_views import MemberReport, View, member_views, order_of, slots_of
 from understudy.deploy.inspect.placement import Distances, preference
 from understudy.deploy.inspect.query import unreadable_spec
+from understudy.deploy.inspect.versions import versions_view
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.parsing.stored import read_json
 from understudy.statesync.pool.ownership import agreed_set
@@ -103,6 +104,7 @@ def status_view(
         "envoys": envoys,
         "fronts": list(fronts),
         "load": list(load),
+        "versions": versions_view(state, load),
         "processes": list(processes),
         "warnings": [*_warnings(state, etcd, unowned, dead), *warnings],
     }

@@ -15,7 +15,7 @@ from understudy.statesync.http.headers import DURABILITIES, DURABILITY_HEADER, T
 from understudy.statesync.parsing.strict_json import json_fault, whole_number
 from understudy.statesync.sessions.command_batch import CommandBatch
 from understudy.statesync.sessions.request_log import REQUEST_HEADER, parse_stamp
-from understudy.statesync.sessions.session import Method, Write
+from understudy.statesync.sessions.session import Method, Session, Write
 
 TTL_MOST = 31_536_000
 """Seconds: a year."""
@@ -27,7 +27,8 @@ class Call(msgspec.Struct, frozen=True, gc=False):
 
     ``batch`` are commands of the Redis port; then the method is ``COMMANDS``, and there is no body. ``seen`` is the
     version of the value that the author of a write has read, if that matters
-    (:mod:`understudy.statesync.sessions.overwrites`).
+    (:mod:`understudy.statesync.sessions.overwrites`). ``app`` is the version of the application that
+    made a forwarded call.
     """
 
     method: str
@@ -37,18 +38,34 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     hop: bool = False
     batch: CommandBatch | None = None
     seen: int | None = None
+    app: str = ""
 
     @classmethod
     def of_commands(
-        cls, batch: CommandBatch, headers: Mapping[str, str], *, hop: bool = False, seen: int | None = None
+        cls,
+        batch: CommandBatch,
+        headers: Mapping[str, str],
+        *,
+        hop: bool = False,
+        seen: int | None = None,
+        app: str = "",
     ) -> "Call":
         """The call of commands on one key."""
-        return cls(_COMMANDS, key_text(batch.key), headers, b"", hop, batch, seen)
+        return cls(_COMMANDS, key_text(batch.key), headers, b"", hop, batch, seen, app)
 
     @property
     def reads(self) -> bool:
         """Whether it can change nothing."""
         return self.method == "GET" if self.batch is None else self.batch.reads
+
+
+def writing_app(call: Call, own: str, current: Session | None, now_ms: int) -> str:
+    """The version of the application behind a write; ``own`` is that of this member's.
+
+    A forwarded call that does not say it leaves the session (``current``) at the version that it has.
+    """
+    app = call.app if call.hop else own
+    return app or (current.app if current is not None and current.alive(now_ms) else "")
 
 
 def key_text(key: bytes) -> str:

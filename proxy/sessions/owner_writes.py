@@ -24,7 +24,7 @@ from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.ownership.read_proof import ReadProof
 from understudy.proxy.sessions.async_writes import AsyncWrites
-from understudy.proxy.sessions.call import Call, write_of
+from understudy.proxy.sessions.call import Call, write_of, writing_app
 from understudy.proxy.sessions.call_attempts import CallAttempts
 from understudy.proxy.sessions.load_shedding import priority_of
 from understudy.proxy.sessions.overwrite_log import OverwriteLog
@@ -52,6 +52,7 @@ from understudy.statesync.sessions.session import (
     WriteRefused,
     decide_write,
     etag_of,
+    give_app,
     give_version,
 )
 
@@ -94,7 +95,7 @@ class OwnerWrites:
         async_writes: AsyncWrites,
         overwritten: OverwriteLog,
     ) -> None:
-        self._me = pool.identity.me
+        self._me, self._app = pool.identity.me, pool.identity.app_version
         self._copies = copies
         self._replica = copies.replica
         self._owned = owned
@@ -373,6 +374,8 @@ class OwnerWrites:
             outcome = decide_commands(current, call.batch, write, terms, settled)
         else:
             outcome = decide_write(current, write, terms, settled)
+        if type(outcome) is Stored and (app := writing_app(call, self._app, current, ended_ms)):
+            give_app(outcome.session, app)
         refused = self._quotas.refusal(current, outcome, spec) if isinstance(outcome, Stored) else None
         if refused is not None:
             return refused

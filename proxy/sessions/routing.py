@@ -23,6 +23,7 @@ from understudy.proxy.peers.peer_protocol import (
 )
 from understudy.proxy.sessions.call import Call
 from understudy.proxy.sessions.call_attempts import DOUBT_HEADER, NOT_OWNER, CallAttempts
+from understudy.statesync.http.headers import APP_VERSION_HEADER
 from understudy.statesync.pool.ownership import standbys_of
 from understudy.statesync.pool.records import Owner
 from understudy.statesync.sessions.overwrites import SEEN_HEADER
@@ -42,6 +43,8 @@ class OwnerRouter:
 
     def __init__(self, pool: PoolView, client: PeerClient, probe: PeerProbe, takeovers: Takeovers) -> None:
         self._pool = pool
+        app = pool.identity.app_version
+        self._said = {APP_VERSION_HEADER: app} if app else {}
         self._me = pool.identity.me
         self._client = client
         self._probe = probe
@@ -147,7 +150,7 @@ class OwnerRouter:
                 peer,
                 "POST" if commands else call.method,
                 COMMANDS_PATH if commands else SESSIONS_PATH + call.key,
-                headers=dict(call.headers) if call.seen is None else {**call.headers, SEEN_HEADER: str(call.seen)},
+                headers={**call.headers, **self._said, **({} if call.seen is None else {SEEN_HEADER: str(call.seen)})},
                 body=call.batch.encode() if call.batch is not None else call.body,
                 timeout=attempts.left + FORWARD_MARGIN,
             )

@@ -6,6 +6,7 @@ It turns HTTP requests into calls and replies into HTTP; it decides nothing. ``d
 
 import functools
 import json
+import re
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 
@@ -20,12 +21,15 @@ from understudy.proxy.sessions.admission import SessionTokens, admin_wanted, tok
 from understudy.proxy.sessions.call import Call, claim_fault
 from understudy.proxy.sessions.request_headers import carried_headers, session_headers
 from understudy.proxy.sessions.service import SessionService
+from understudy.statesync.http.headers import APP_VERSION_HEADER
 from understudy.statesync.http.http_port import DIRECT, Direct, Handler
 from understudy.statesync.parsing.strict_json import whole_number
+from understudy.statesync.pool.spec_versions import VERSION_PATTERN
 from understudy.statesync.sessions.command_batch import CommandBatch
 from understudy.statesync.sessions.overwrites import SEEN_HEADER, VERSION_MOST
 from understudy.statesync.sessions.session import valid_key
 
+_is_version = re.compile(VERSION_PATTERN).match
 _METHODS = ("GET", "PUT", "PATCH", "DELETE")
 _SESSION_PATH = "/v1/sessions/"
 
@@ -118,7 +122,8 @@ def add_forwarded_calls(app: web.Application, service: SessionService) -> None:
 
     async def one(request: web.Request) -> web.Response:
         headers, body = carried_headers(request.headers), await request.read()
-        return respond(await service.handle(Call(request.method, request.match_info["key"], headers, body, hop=True)))
+        key, app = request.match_info["key"], _app_of(request)
+        return respond(await service.handle(Call(request.method, key, headers, body, hop=True, app=app)))
 
     async def commands(request: web.Request) -> web.Response:
         try:
@@ -127,11 +132,19 @@ def add_forwarded_calls(app: web.Application, service: SessionService) -> None:
             return respond(problem(400, "bad-request", str(error)))
         headers = carried_headers(request.headers)
         seen = whole_number(request.headers.get(SEEN_HEADER, ""), VERSION_MOST)
-        return respond(await service.handle(Call.of_commands(batch, headers, hop=True, seen=seen)))
+        return respond(
+            await service.handle(Call.of_commands(batch, headers, hop=True, seen=seen, app=_app_of(request)))
+        )
 
     add_session_routes(app, SESSIONS_PATH + "{key}", one)
     app.router.add_post(COMMANDS_PATH, commands)
     app.router.add_post(SESSIONS_PATH + "{key}", one)  # a refusal
+
+
+def _app_of(request: web.Request) -> str:
+    """The version of the application behind a forwarded call; '' if its sidecar does not say one that is valid."""
+    app = request.headers.get(APP_VERSION_HEADER, "")
+    return app if _is_version(app) else ""
 
 
 def add_session_routes(app: web.Application, path: str, handler: Callable[[web.Request], object]) -> None:

@@ -55,7 +55,9 @@ def base_of(
     settings: SidecarSettings, etcd: EtcdClient, client: PeerClient, telemetry: Telemetry, codec: SessionCrypto
 ) -> Base:
     """Make it; nothing runs yet."""
-    identity = MemberIdentity(settings.member, secrets.token_hex(8), PoolKeys(settings.pool), settings.site)
+    identity = MemberIdentity(
+        settings.member, secrets.token_hex(8), PoolKeys(settings.pool), settings.site, settings.app_version
+    )
     keys = identity.keys
     pool, owned, incarnation, changed = PoolView(identity), OwnedSlots(), Incarnation(), Signal()
     drain = DrainState(pool)

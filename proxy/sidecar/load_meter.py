@@ -75,6 +75,7 @@ class LoadMeter:
             lag=round(self._lag.rate, 4),
             app=usage.app,
             slots=[self._slot(slot, known[slot]) for slot in active if slot in known],
+            versions=self._replica.apps(active),
         )
 
     def _slot(self, slot: int, calls: float) -> SlotLoad:

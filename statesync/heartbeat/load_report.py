@@ -16,6 +16,7 @@ LOAD_INTERVAL = 5.0
 """Seconds between two reports."""
 SMOOTHED_OVER = 60.0
 """Seconds after which a count weighs 1/e of a new one: a burst of some seconds moves no slot."""
+VERSIONS_MOST = 1000
 KNOWN_AFTER = 9.0
 """Seconds for which a slot must be measured before its rate is reported: two intervals, one of them whole."""
 
@@ -36,7 +37,8 @@ class LoadReport(Record):
     ``cpu`` is how many CPUs the sidecar uses (and the application, if ``app``), of ``cpus`` that it may use. ``memory``
     of ``memory_limit`` bytes are those of the sidecar or of the application, whichever is nearer to its limit (0: not
     known). ``lag`` is how late the event loop is, in seconds: the worst of an interval, smoothed. ``slots``: each slot
-    that the member is active for and has measured for :data:`KNOWN_AFTER`.
+    that the member is active for and has measured for :data:`KNOWN_AFTER`. ``versions``: how many sessions of the slots
+    that it is active for each version of the application wrote last ('' for sessions of which that is not known).
     """
 
     cpu: float = 0.0
@@ -46,9 +48,18 @@ class LoadReport(Record):
     lag: float = 0.0
     app: bool = False
     slots: Sequence[SlotLoad] = ()
+    versions: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "slots", _slots(self.slots))
+        if self.versions is not None and not _are_versions(self.versions):
+            raise TypeError(f"LoadReport: versions are up to {VERSIONS_MOST} counts by their names")
+
+
+def _are_versions(raw: object) -> bool:
+    if not isinstance(raw, Mapping) or len(raw) > VERSIONS_MOST:
+        return False
+    return all(type(count) is int and 0 <= count < 1 << 53 for count in raw.values())
 
 
 def _slots(raw: object) -> tuple[SlotLoad, ...]:

@@ -27,6 +27,9 @@ TOUCH_VALUE = "true"
 CONSISTENCIES = ("linearizable", "stale")
 DURABILITIES = ("sync", "async", "replicas")
 
+APP_VERSION_HEADER = "understudy-app-version"
+"""On a call that one sidecar forwards to another: the version of the application that made it."""
+
 SESSION_HEADERS = (CALLER_HEADER, TTL_HEADER, CONSISTENCY_HEADER, DURABILITY_HEADER, PRIORITY_HEADER, TOUCH_HEADER)
 """Our headers that a session call may have. Add new ones here: the session API drops all others."""
 

@@ -249,13 +249,15 @@ def _processes(name: str, listed: Iterable[object]) -> tuple[Process, ...]:
 class Intent(Record):
     """An operator wants a member, or all members of a site, out of service; the other of the two names is ''.
 
-    ``until`` is wall time in seconds; 0: until an operator ends it.
+    ``until`` is wall time in seconds; 0: until an operator ends it. ``drill`` is who runs the drill that it is part of;
+    '' if it is none.
     """
 
     member: str = ""
     until: float = 0.0
     since: float = 0.0
     site: str = ""
+    drill: str = ""
 
     def holds(self, now: float) -> bool:
         """Whether it applies at ``now`` (wall time in seconds)."""

@@ -7,6 +7,7 @@ of which it has no copy reads it from etcd once (:meth:`Replica.load`).
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -40,8 +41,8 @@ class _Unreadable(NamedTuple):
 class _Slot:
     """``touched`` has the later expiry of a session that its owner has renewed in memory alone.
 
-    With it is the version that this holds for. ``body_bytes`` are those of all bodies; :meth:`set` and :meth:`remove`
-    keep the sum.
+    With it is the version that this holds for. ``body_bytes`` are those of all bodies. ``apps`` is how many sessions
+    each version of the application wrote last, without tombstones. :meth:`set` and :meth:`remove` keep both.
     """
 
     sessions: dict[str, Session] = field(default_factory=dict)
@@ -49,18 +50,27 @@ class _Slot:
     touched: dict[str, tuple[int, int]] = field(default_factory=dict)
     synced: bool = False
     body_bytes: int = 0
+    apps: Counter[str] = field(default_factory=Counter)
 
     def set(self, key: str, session: Session) -> None:
         """Put a session in place of the one of this key, if there is one."""
         before = self.sessions.get(key)
         self.body_bytes += len(session.body) - (len(before.body) if before is not None else 0)
+        if before is None or before.app != session.app or before.deleted != session.deleted:
+            self._count(before, -1)
+            self._count(session, 1)
         self.sessions[key] = session
+
+    def _count(self, session: Session | None, by: int) -> None:
+        if session is not None and not session.deleted:
+            self.apps[session.app] += by
 
     def remove(self, key: str) -> None:
         """Forget a session, if there is one of this key."""
         before = self.sessions.pop(key, None)
         if before is not None:
             self.body_bytes -= len(before.body)
+            self._count(before, -1)
 
 
 class Replica:
@@ -145,6 +155,17 @@ class Replica:
     def body_bytes(self, slots: Iterable[int]) -> int:
         """The bytes of the bodies of all sessions that the given slots hold here, dead ones included."""
         return sum(self._slots[slot].body_bytes for slot in slots if slot in self._slots)
+
+    def apps(self, slots: Iterable[int]) -> Counter[str]:
+        """How many sessions of the given slots each version of the application wrote last; '' for none that is known.
+
+        Expired sessions count until they are removed. Sessions that cannot be opened here do not count.
+        """
+        found: Counter[str] = Counter()
+        for slot in slots:
+            if slot in self._slots:
+                found.update(self._slots[slot].apps)
+        return +found
 
     def keys(self, slot: int) -> list[str]:
         """The keys of all sessions of a slot, dead and unreadable ones included; empty for a slot that is not held."""

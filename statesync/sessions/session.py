@@ -63,7 +63,8 @@ class Session(msgspec.Struct, frozen=True, gc=False):
     """One session. ``expires`` is the pool's time in ms; ``version`` is 0 until :func:`give_version` sets it.
 
     ``revision`` is its ``mod_revision``, 0 until committed; it only orders what arrives from etcd. ``since`` is the
-    version of the write that wrote the value, if it was only renewed or written again since; else 0.
+    version of the write that wrote the value, if it was only renewed or written again since; else 0. ``app`` is the
+    version of the application that wrote it last ('' if that is not known); :func:`give_app` sets it.
     """
 
     content_type: str
@@ -75,6 +76,7 @@ class Session(msgspec.Struct, frozen=True, gc=False):
     answers: tuple[Answer, ...] = ()
     since: int = 0
     version: int = 0
+    app: str = ""
 
     @property
     def value_version(self) -> int:
@@ -100,13 +102,15 @@ class Session(msgspec.Struct, frozen=True, gc=False):
         index = self.index
         if index and not self.deleted and not self.answers and not self.since:
             # Most writes; formatted by hand, in half the time.
-            kind = _quoted(self.content_type)
-            head = f'{{"epoch":{self.epoch},"index":{index},"expires":{self.expires},"type":{kind}}}\n'
+            kind, app = _quoted(self.content_type), f',"app":{_quoted(self.app)}' if self.app else ""
+            head = f'{{"epoch":{self.epoch},"index":{index},"expires":{self.expires},"type":{kind}{app}}}\n'
             return head.encode() + self.body
         header: dict[str, Any] = {"epoch": self.epoch}
         if index:
             header["index"] = index
         header |= {"expires": self.expires, "type": self.content_type}
+        if self.app:
+            header["app"] = self.app
         if self.deleted:
             header["deleted"] = True
         if self.since:
@@ -117,7 +121,7 @@ class Session(msgspec.Struct, frozen=True, gc=False):
 
     def at(self, revision: int) -> "Session":
         """The session as committed at ``revision``."""
-        kept = (self.deleted, self.answers, self.since, self.version or revision)
+        kept = (self.deleted, self.answers, self.since, self.version or revision, self.app)
         return Session(self.content_type, self.body, self.expires, self.epoch, revision, *kept)
 
     @classmethod
@@ -139,12 +143,18 @@ class Session(msgspec.Struct, frozen=True, gc=False):
             header.answers,
             header.since,
             header.version,
+            header.app,
         )
 
 
 def give_version(session: Session, version: int) -> None:
     """Set the version of a session that was just decided and that nobody else has yet; a copy would take longer."""
     msgspec.structs.force_setattr(session, "version", version)
+
+
+def give_app(session: Session, app: str) -> None:
+    """Set the version of the application that writes a session, as :func:`give_version` sets its own."""
+    msgspec.structs.force_setattr(session, "app", app)
 
 
 class Write(msgspec.Struct, frozen=True, gc=False):

@@ -36,6 +36,7 @@ class SessionHeader(msgspec.Struct, frozen=True, gc=False):
     answers: tuple[Answer, ...]
     since: int
     version: int
+    app: str = ""
 
 
 class _Plain(msgspec.Struct, frozen=True, gc=False):
@@ -48,6 +49,7 @@ class _Plain(msgspec.Struct, frozen=True, gc=False):
     deleted: bool = False
     since: _Whole = 0
     answers: tuple[tuple[str, str, _Whole, _Whole], ...] = ()
+    app: str = ""
 
 
 _PLAIN = msgspec.json.Decoder(_Plain)
@@ -61,7 +63,9 @@ def read_header(line: bytes, revision: int) -> SessionHeader:
         return read_any_header(line, revision)
     answers = tuple([Answer(*entry) for entry in plain.answers])
     version = _version(plain.index, plain.epoch, revision)
-    return SessionHeader(plain.type, plain.expires, plain.epoch, plain.deleted, answers, plain.since, version)
+    return SessionHeader(
+        plain.type, plain.expires, plain.epoch, plain.deleted, answers, plain.since, version, plain.app
+    )
 
 
 def read_any_header(line: bytes, revision: int) -> SessionHeader:
@@ -76,6 +80,7 @@ def read_any_header(line: bytes, revision: int) -> SessionHeader:
         answers=_answers_in(header.get("answers", ())),
         since=typed("since", int, header.get("since", 0)),
         version=version_in(header, epoch, revision),
+        app=typed("app", str, header.get("app", "")),
     )
 
 

@@ -5,6 +5,7 @@
 not send are missing, so every number is a lower bound.
 """
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
@@ -13,6 +14,7 @@ import msgspec
 
 from understudy.telemetry.otlp.counts import FrontCount
 from understudy.telemetry.otlp.logs import StoredLog
+from understudy.telemetry.receiver.front_series import FrontSeries
 from understudy.telemetry.tracing.names import ATTEMPTS, CLUSTER, COUNT_SECONDS, FLAGS, HOST, HTTP_STATUS, NODE_NAME
 
 WINDOW_SECONDS = 300.0
@@ -48,6 +50,13 @@ class Kind(StrEnum):
 
 
 OF_MEMBERS = (Kind.TIMEOUTS, Kind.CONNECT_FAILURES, Kind.ELSEWHERE)
+_IN_SERIES = {
+    Kind.REQUESTS: "requests",
+    Kind.FAILED: "failed",
+    Kind.ELSEWHERE: "elsewhere",
+    Kind.TIMEOUTS: "unanswered",
+    Kind.CONNECT_FAILURES: "unanswered",
+}
 
 
 class _Run(msgspec.Struct):
@@ -64,8 +73,10 @@ class FrontTally:
         now: monotonic time in seconds.
         on_durations: called with what an Envoy reported of how long its answers took.
         site_of: the site of a member; None while the member is not known.
+        wall: the time in seconds since 1970.
 
-    ``totals`` has the counts since the start, and ``by_site`` those of Envoys that have a site.
+    ``totals`` has the counts since the start, and ``by_site`` those of Envoys that have a site. ``series`` has those of
+    the last hour, step by step.
     """
 
     def __init__(
@@ -73,7 +84,9 @@ class FrontTally:
         now: Callable[[], float],
         on_durations: Callable[[Mapping[float, int]], None] = lambda _: None,
         site_of: Callable[[str], str | None] = lambda _: None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
+        self.series = FrontSeries(wall)
         self.totals: Counter[Kind] = Counter()
         self.by_site: Counter[tuple[str, Kind]] = Counter()
         self._site_of = site_of
@@ -87,6 +100,7 @@ class FrontTally:
         now = self._now()
         for front in fronts:
             node = front.node[:_MOST_NAME]
+            self.series.add("reports", 1)
             self._add(node, "", Kind.REQUESTS, front.requests, now)
             self._add(node, "", Kind.KEYLESS, front.keyless, now)
             self._add(node, "", Kind.FAILED, front.failed, now)
@@ -124,6 +138,8 @@ class FrontTally:
         if not count:
             return
         self.totals[kind] += count
+        if kind in _IN_SERIES:
+            self.series.add(_IN_SERIES[kind], count)
         key = (node, where, kind)
         if key not in self._counts and len(self._counts) >= _MOST:
             self._forget(now)

@@ -72,6 +72,7 @@ class Admin:
                 web.get("/v1/status", self._status),
                 web.get("/v1/xds", self._xds),
                 web.get("/v1/fronts", self._front_envoys),
+                web.get("/v1/traffic", self._traffic),
                 web.get("/v1/table", self._table),
                 *LoadApi(self._service).routes(),
                 web.get("/v1/records", self._records),
@@ -222,6 +223,9 @@ class Admin:
     async def _front_envoys(self, request: web.Request) -> web.Response:
         service = self._service(request)
         return json_reply(fronts_view(service.controller.state_builder.current(), service.fronts, time.time()))
+
+    async def _traffic(self, request: web.Request) -> web.Response:
+        return json_reply(self._service(request).fronts.series.view())
 
     async def _metrics(self, request: web.Request) -> web.Response:
         """The metrics of this process; with ``?pool=NAME`` those of one of its pools.

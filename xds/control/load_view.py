@@ -38,5 +38,6 @@ def member_load_view(name: str, one: MemberLoad) -> dict[str, Any]:
         "memory_limit": report.memory_limit,
         "lag_ms": round(report.lag * 1000, 1),
         "application": report.app,
+        "versions": report.versions,
         "age_seconds": round(one.age, 1),
     }

@@ -32,6 +32,7 @@ const SHOWN = {
   sign: level => SIGNS[level],
   moment,
   name: value => value || "none",
+  unnamed: value => value || "(not known)",
   known: value => value ?? "not known",
   took: value => (value ? `, took ${value}` : ""),
   role: leads => (leads ? "leader" : "standby"),
@@ -62,6 +63,10 @@ function setAttributes(one, object) {
     const key = name[4].toLowerCase() + name.slice(5);
     const value = clean(field(object, path) ?? "");
     if (one.dataset[key] !== value) one.dataset[key] = value;
+  }
+  if (one.dataset.meter) {
+    if (one.dataset.most) one.max = field(object, one.dataset.most);
+    one.value = field(object, one.dataset.meter) ?? 0;
   }
   if (one.dataset.link) {
     const href = one.dataset.prefix + encodeURIComponent(field(object, one.dataset.link) ?? "");
@@ -218,7 +223,7 @@ function tick() {
   let text = `Live, etcd revision ${now.revision}`;
   if (now.paused) {
     mode = "paused";
-    text = `Paused ${ago(Date.now() - now.paused)} ago, at etcd revision ${now.revision}`;
+    text = `Paused since ${moment(now.paused / 1000)} (${ago(Date.now() - now.paused)} ago), at etcd revision ${now.revision}`;
   } else if (!up && !wasLive && performance.now() < OPENING) {
     mode = live.dataset.mode; // the stream is being opened: what the server wrote stays
     text = liveText.textContent;

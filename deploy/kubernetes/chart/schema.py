@@ -56,7 +56,7 @@ def values_schema() -> Schema:
                 **_ETCD_RULES,
             },
             certificates=_object(issuer=_TEXT, kind=_TEXT, group=_TEXT),
-            control=_pods(replicas={"type": "integer", "minimum": 1, "maximum": 9}),
+            control=_pods(replicas={"type": "integer", "minimum": 1, "maximum": 9}, rightsSecret=_SECRET),
             front=_pods(
                 replicas={"type": "integer", "minimum": 1, "maximum": 100},
                 service=_object(type={"enum": ["ClusterIP", "NodePort", "LoadBalancer"]}, annotations=_LABELS),

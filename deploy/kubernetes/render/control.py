@@ -37,6 +37,7 @@ from understudy.deploy.kubernetes.base.objects import (
 )
 from understudy.deploy.kubernetes.render.identities import identities
 from understudy.deploy.kubernetes.render.plan import Plan
+from understudy.deploy.kubernetes.render.rights import rights_mounts, rights_variables, rights_volumes
 
 CONTAINER = "control"
 _TRACES = "/var/lib/understudy/traces.sqlite"
@@ -147,6 +148,7 @@ def _workload(plan: Plan) -> Body:
                     {"name": "traces", "emptyDir": {"sizeLimit": "1Gi"}},
                     scratch_volume(),
                     *volumes(plan.certificates, identities(plan, CONTROL), names),
+                    *rights_volumes(plan, whole=True),
                 ],
             ),
         },
@@ -167,6 +169,7 @@ def _container(plan: Plan) -> Body:
             from_field("POD_IP", "status.podIP"),
             from_config(ETCD_VARIABLE, ETCD_CONFIG, ETCD_VARIABLE),
             *variables(plan.certificates),
+            *rights_variables(plan, whole=True),
             from_field("POD_NAMESPACE", "metadata.namespace"),
             from_field("NODE_NAME", "spec.nodeName"),
             {"name": "OTEL_RESOURCE_ATTRIBUTES", "value": RESOURCE},
@@ -181,5 +184,6 @@ def _container(plan: Plan) -> Body:
             {"name": "traces", "mountPath": "/var/lib/understudy"},
             scratch_mount(),
             *mounts(plan.certificates),
+            *rights_mounts(plan),
         ],
     }

@@ -24,6 +24,7 @@ from understudy.deploy.kubernetes.base.names import (
 from understudy.deploy.kubernetes.base.objects import meta
 from understudy.deploy.kubernetes.render.plan import RUNBOOK_BASE, Plan, Pool
 from understudy.deploy.kubernetes.render.policies import monitoring_policies
+from understudy.deploy.kubernetes.render.rights import rights_authorization
 
 METRICS_PORT_NAME = "us-metrics"
 _API = "monitoring.coreos.com/v1"
@@ -39,7 +40,10 @@ def monitoring_manifests(plan: Plan) -> list[Manifest]:
                 control_name(plan.instance),
                 plan.namespace,
                 selector(CONTROL, plan.instance),
-                [{"port": "http"}, *(_metrics_of(pool) for pool in plan.pools if plan.shared)],
+                [
+                    {**one, **rights_authorization(plan)}
+                    for one in ({"port": "http"}, *(_metrics_of(pool) for pool in plan.pools if plan.shared))
+                ],
             ),
             about="An endpoint for the process, and one for each pool of several." if plan.shared else "",
         ),

@@ -27,6 +27,7 @@ from understudy.deploy.kubernetes.base.objects import (
 )
 from understudy.deploy.kubernetes.render.identities import identities
 from understudy.deploy.kubernetes.render.plan import Plan
+from understudy.deploy.kubernetes.render.rights import rights_mounts, rights_variables, rights_volumes
 
 CONTAINER = "operator"
 
@@ -62,6 +63,7 @@ def _deployment(plan: Plan) -> Body:
                 volumes=[
                     {"name": SCRATCH_VOLUME, "emptyDir": {"sizeLimit": "2Gi"}},
                     *volumes(plan.certificates, identities(plan, OPERATOR)),
+                    *rights_volumes(plan, whole=False),
                 ],
             ),
         },
@@ -78,8 +80,9 @@ def _container(plan: Plan) -> Body:
             from_config(ETCD_VARIABLE, ETCD_CONFIG, ETCD_VARIABLE),
             *([] if plan.shared else [{"name": "UNDERSTUDY_POOL", "value": plan.instance}]),
             *variables(plan.certificates),
+            *rights_variables(plan, whole=False),
         ],
         "resources": resources("10m", "32Mi", limit="512Mi"),
         "securityContext": container_security(),
-        "volumeMounts": [scratch_mount(), *mounts(plan.certificates)],
+        "volumeMounts": [scratch_mount(), *mounts(plan.certificates), *rights_mounts(plan)],
     }

@@ -134,6 +134,8 @@ class Plan:
     ``etcd`` is None where only the trial's own etcd is to be used. ``replicas`` counts control servers,
     ``front_replicas`` Envoys. ``front_drain`` is how those end: by their admin interface (``admin``), or by waiting
     alone (``sleep``). ``front_tls_secrets`` are mounted in front Envoys below :data:`FRONT_TLS_DIRECTORY`.
+    ``rights_secret`` has rights.yaml for the control servers' HTTP port, and the token with which they, the operator's
+    pod and Prometheus read there; '': no rights.
     ``example_members`` of the example application are part of the trial. ``certificates`` is the issuer of
     everybody's, None for plain text.
     """
@@ -147,6 +149,7 @@ class Plan:
     front_service: str = "ClusterIP"
     front_drain: str = DRAIN_BY_ADMIN
     front_tls_secrets: tuple[str, ...] = ()
+    rights_secret: str = ""
     monitoring_namespace: str = "monitoring"
     runbook_base: str = RUNBOOK_BASE
     cluster_domain: str = "cluster.local"

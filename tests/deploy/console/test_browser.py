@@ -1,33 +1,25 @@
 """The console in a real browser, at a real pool: live, quiet, usable by keyboard alone, and inert to hostile text."""
 
-import contextlib
 import json
 import os
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from tests.harness.chromium import CHROMIUM, FLAGS
-from tests.harness.commands import Commands
-from tests.harness.local_pools import killed_at_the_end, settled
+from tests.deploy.console.desks import Desk, act_by_keyboard, command, open_desk, violations
+from tests.harness.chromium import CHROMIUM
+from tests.harness.local_pools import settled
 from tests.harness.places import ROOT
-from tests.harness.sidecars import PATIENT
 from tests.harness.waiting import until
 from understudy.deploy.console.render import PAGES
 from understudy.deploy.console.security import POLICY
 from understudy.deploy.data.rebalance import PLACEMENT_KIND, PLAN_KIND
 from understudy.deploy.inspect.query import read_pool
-from understudy.deploy.local.local_layout import LocalSettings
-from understudy.deploy.local.local_pool import LocalPool
-from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import FailoverRecord, Intent
-from understudy.statesync.pool.spec_reader import parse_spec
 
 playwright = pytest.importorskip("playwright.async_api")
 axe_core = pytest.importorskip("axe_playwright_python")
@@ -50,10 +42,18 @@ HOSTILE = (
     "{{ 7 * 7 }}${7*7}",
     "cart\u202e1-drac\u2066",
 )
-WATCH = """addEventListener('securitypolicyviolation', event => {
-  (window.violations ??= []).push(event.violatedDirective + ' ' + event.blockedURI);
-});"""
-DEADLINE = 60_000
+SMALL = """() => {
+  const within = one => one.tagName === "A" && one.closest("p,td,th,dd,li:not(nav li),footer"); // links in sentences
+  return [...document.querySelectorAll("a,button,input:not([type=hidden]),select,summary,[role=gridcell]")]
+    .filter(one => one.checkVisibility() && !one.matches(".skip") && !within(one))
+    .map(one => [one.outerHTML.slice(0, 90), one.getBoundingClientRect()])
+    .filter(([, box]) => box.width < 24 || box.height < 24)
+    .map(([html, box]) => `${html}: ${box.width} x ${box.height}`);
+}"""
+CELLS = """() => [...document.querySelectorAll("#map [role=gridcell]")].map(cell => {
+  const style = getComputedStyle(cell);
+  return {letter: cell.textContent, ink: style.color, ground: style.backgroundColor, border: style.borderTopWidth};
+})"""
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -61,76 +61,10 @@ pytestmark = [
 ]
 
 
-@dataclass
-class Desk:
-    """A pool, its etcd, and a browser; ``said`` is what pages complained of."""
-
-    pool: LocalPool
-    etcd: EtcdClient
-    browser: Any
-    said: list[str] = field(default_factory=list)
-
-    @property
-    def base(self) -> str:
-        return f"http://{self.pool.layout.controls[0].http}/console/cart/"
-
-    @contextlib.asynccontextmanager
-    async def window(self, scheme: str = "light", width: int = 1280, **options: Any) -> AsyncIterator[Any]:
-        """A browser window that shares nothing with others; its pages' complaints are noted."""
-        size = {"width": width, "height": 900}
-        context = await self.browser.new_context(viewport=size, color_scheme=scheme, **options)
-        context.set_default_timeout(DEADLINE)
-        if options.get("java_script_enabled", True):
-            await context.add_init_script(WATCH)
-        context.on("page", self._listen)
-        try:
-            yield context
-        finally:
-            await context.close()
-
-    def _listen(self, page: Any) -> None:
-        page.on("console", lambda message: message.type == "error" and self.said.append(message.text))
-        page.on("pageerror", lambda error: self.said.append(str(error)))
-        page.on("request", self._note_stranger)
-
-    def _note_stranger(self, asked: Any) -> None:
-        if not asked.url.startswith((f"http://{self.pool.layout.controls[0].http}/", "data:")):
-            self.said.append(asked.url)
-
-    async def open(self, window: Any, path: str = "", page: Any = None) -> Any:
-        """A page that is live, in a new tab or in that of ``page``."""
-        page = page or await window.new_page()
-        await page.goto(self.base + path)
-        await page.locator("#live[data-mode=live]").wait_for()
-        return page
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
-    spec = parse_spec(
-        f'pool: cart\nslots: 16\ncopies: 2\nbalance: {{by: sessions, mode: "off"}}\n{PATIENT}', where="test"
-    )
-    settings = LocalSettings(tmp_path_factory.mktemp("console"), spec, members=3, sites=("east", "west"))
-    async with (
-        LocalPool(settings) as pool,
-        EtcdClient(pool.etcd_endpoints) as etcd,
-        killed_at_the_end(pool),
-        playwright.async_playwright() as started,
-    ):
-        await settled(pool.layout, etcd)
-        browser = await started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield Desk(pool, etcd, browser)
-        await browser.close()
-
-
-async def command(desk: Desk, *words: str) -> tuple[int, str]:
-    """The exit code and the output of a command."""
-    directory = desk.pool.settings.directory
-    return await Commands(directory).run(*words, UNDERSTUDY_DIR=str(directory), COLUMNS="120")
-
-
-async def violations(page: Any) -> list[str]:
-    return await page.evaluate("window.violations ?? []")
+    async with open_desk(tmp_path_factory.mktemp("console"), playwright) as made:
+        yield made
 
 
 async def test_each_page_is_accessible_quiet_and_fits(desk: Desk) -> None:
@@ -149,7 +83,44 @@ async def test_each_page_is_accessible_quiet_and_fits(desk: Desk) -> None:
                 told = [(one["id"], [node["html"][:150] for node in one["nodes"]]) for one in found]
                 assert told == [], (path, scheme, width)
                 assert await page.evaluate("document.documentElement.scrollWidth") <= width, (path, width)
+            assert await page.evaluate(SMALL) == [], (path, "targets of fewer than 24 px")
+            await page.set_viewport_size({"width": 320, "height": 900})
+            assert await page.evaluate("document.documentElement.scrollWidth") <= 320, (path, "reflow")
             assert await violations(page) == [], path
+    assert desk.said == []
+
+
+async def test_the_last_hour_is_a_sentence_a_chart_and_a_table(desk: Desk) -> None:
+    async with desk.window() as window:
+        page = await desk.open(window)
+        for _ in range(30):
+            await page.request.get(f"{desk.pool.layout.front_url}/healthz")
+
+        async def counted() -> bool:
+            told = await (await page.request.get(f"{desk.base}traffic.json")).json()
+            return sum(filter(None, told["series"]["requests"])) >= 30
+
+        await until(counted, 60, "the front Envoy's counts are in a step that has ended")
+        await page.locator("#sum-rate", has_text="requests a second on average").wait_for()
+        ink = "one => one.getContext('2d').getImageData(0, 0, one.width, one.height).data.some(byte => byte)"
+        for name in ("rate", "trouble", "changes"):
+            canvas = page.locator(f"[data-chart={name}] canvas")
+            await canvas.wait_for()
+            assert await canvas.evaluate(ink), name
+        await page.locator("[data-chart=rate] .u-over").hover()
+        await page.locator("[data-line=rate] b", has_text=" at ").wait_for()
+        await page.locator("#hour-table summary").focus()
+        await page.keyboard.press("Enter")
+        rows = await page.locator("#hour-table tbody tr").all_inner_texts()
+        assert len(rows) == 60
+        assert any("not known" in row for row in rows), "before the pool began nothing is known, and that is no 0"
+        assert await violations(page) == []
+    async with desk.window(java_script_enabled=False) as window:
+        page = await window.new_page()
+        await page.goto(desk.base)
+        assert "requests a second on average" in await page.locator("#sum-rate").inner_text()
+        await page.locator("#hour-table summary").click()
+        assert await page.locator("#hour-table tbody tr").first.is_visible()
     assert desk.said == []
 
 
@@ -232,34 +203,6 @@ async def test_eight_tabs_are_live_and_a_drain_by_keyboard_alone_shows_in_all(de
     assert (await command(desk, "undrain", "cart-2"))[0] == 0
 
 
-async def tab_to(page: Any, wanted: str) -> None:
-    """Press Tab until the element has the focus."""
-    for _ in range(60):
-        if await page.locator(f"{wanted}:focus").count():
-            return
-        await page.keyboard.press("Tab")
-    raise AssertionError(f"{wanted} cannot be reached by Tab")
-
-
-async def act_by_keyboard(page: Any, act: str, command: str, rate: str = "") -> None:
-    """Do an act with the keyboard alone, when the dialog shows the ``command`` that does the same."""
-    await tab_to(page, f"button[data-act='{act}']")
-    await page.keyboard.press("Enter")
-    await tab_to(page, "#act-rate" if rate else "#act-reason")
-    await page.keyboard.type(rate or "peak")
-    if rate:
-        await tab_to(page, "#act-reason")
-        await page.keyboard.type("peak")
-    await tab_to(page, "#act-who")
-    await page.keyboard.press("Control+A")
-    await page.keyboard.type("anna")
-    await page.locator("#act-command", has_text=command).wait_for()
-    assert await page.locator("#act-fault").inner_text() == ""
-    await tab_to(page, "#act-do")
-    await page.keyboard.press("Enter")
-    await page.locator("#act").wait_for(state="hidden")
-
-
 async def test_a_plan_is_applied_undone_and_aborted_by_keyboard_and_audited_as_by_the_command(desk: Desk) -> None:
     state, _ = await read_pool(desk.etcd, "cart")
     mine = [slot for slot, at in state.owners.items() if at.record.active == "cart-1"][:3]
@@ -327,6 +270,99 @@ async def test_a_drill_starts_at_the_page_and_says_how_it_ended(desk: Desk) -> N
     assert all("console of control-1" in row["process"] for row in mine)
 
 
+async def test_a_control_server_that_stops_undoes_the_drain_of_its_drill(desk: Desk) -> None:
+    await settled(desk.pool.layout, desk.etcd)
+    async with desk.window() as window:
+        page = await desk.open(window, "plans")
+        wish = {"act": "drill drain", "target": "cart-3", "duration": "9m", "reason": "stop", "who": "anna"}
+        headers = {"X-Understudy-Console": "act", "Origin": desk.base.removesuffix("/console/cart/")}
+        started = await page.request.post(f"{desk.base}act", data=json.dumps(wish), headers=headers)
+        assert started.ok, await started.text()
+
+        async def drained() -> bool:
+            return "cart-3" in (await read_pool(desk.etcd, "cart"))[0].intents
+
+        await until(drained, 30, "the drill has drained its member")
+        await desk.pool.processes.terminate("control-1")
+        assert not await drained()
+        await desk.pool.processes.start_again("control-1")
+    desk.said.clear()
+    records = json.loads((await command(desk, "audit", "-o", "json"))[1])["records"]
+    mine = [(row["who"], row["what"]) for row in records if row["why"] == "drill: stop"]
+    assert mine == [("anna", "drain cart-3"), ("anna", "undrain cart-3")]
+
+
+async def test_a_paused_page_stands_still_says_since_when_and_catches_up(desk: Desk) -> None:
+    intent = PoolKeys("cart").site_intent("west")
+    async with desk.window() as window:
+        page, other = await desk.open(window, "members"), await desk.open(window, "members")
+        west = "tr[data-key='west'] .state"
+        await page.locator("#pause").focus()
+        await page.keyboard.press("Enter")
+        await page.locator("#live[data-mode=paused]").wait_for()
+        await desk.etcd.put(intent, Intent(site="west", since=1.0).encode())
+        await other.locator(west, has_text="OFFLINE").wait_for()
+        assert await page.locator(west).inner_text() == "IN SERVICE"
+        assert re.match(r"Paused since 20\d\d-\S+ \S+ UTC \(", await page.locator("#live-text").inner_text())
+        assert await page.locator("#pause").inner_text() == "Go on"
+        await page.keyboard.press("Enter")
+        await page.locator(west, has_text="OFFLINE").wait_for()
+        await page.locator("#live[data-mode=live]").wait_for()
+        await desk.etcd.delete(intent)
+        await page.locator(west, has_text="IN SERVICE").wait_for()
+    assert desk.said == []
+
+
+async def test_with_forced_colours_the_map_still_tells_members_apart(desk: Desk) -> None:
+    await settled(desk.pool.layout, desk.etcd)
+    async with desk.window() as window:
+        page = await desk.open(window, "slots")
+        await page.emulate_media(forced_colors="active")
+        cells = await page.evaluate(CELLS)
+        assert {cell["letter"] for cell in cells} == {"A", "B", "C"}
+        assert all(cell["border"] == "1px" for cell in cells)
+        assert all(cell["ink"] != cell["ground"] for cell in cells)
+        assert len({cell["ground"] for cell in cells}) == 1, "the colours are the user's, so letters tell"
+    assert desk.said == []
+
+
+async def test_a_site_has_bars_that_say_what_the_numbers_say(desk: Desk) -> None:
+    async with desk.window() as window:
+        page = await desk.open(window, "members")
+        row = page.locator("tr[data-key='east']")
+        told = {one: await row.locator(f"[data-f={one}]").first.inner_text() for one in ("well", "members", "copies")}
+        meters = await row.locator("meter").evaluate_all("all => all.map(one => [one.value, one.max])")
+        assert meters[0] == [int(told["well"]), int(told["members"])]
+        assert meters[2] == [int(told["copies"]), 16]
+        assert not await row.locator("meter").nth(3).is_visible(), "the spec has no sites, so there is no grade"
+    assert desk.said == []
+
+
+async def test_the_overview_and_status_say_how_many_sessions_each_version_still_has(desk: Desk) -> None:
+    await settled(desk.pool.layout, desk.etcd)
+    v1, v2 = (f"http://{desk.pool.layout.members[at].session_api}/v1/sessions/" for at in (0, 1))
+    async with desk.window() as window:
+        page = await desk.open(window)
+        for number in range(12):  # their slots belong to members of both versions
+            assert (await page.request.put(f"{v1}versions-{number}", data="x")).status == 201
+
+        async def told(old: str, new: str) -> None:
+            for version, count in (("v1", old), ("v2", new)):
+                cell = page.locator(f"tr[data-key='{version}'] [data-f=told]")
+                await playwright.expect(cell).to_have_text(count, timeout=60_000)
+
+        await told("12", "0")
+        for number in range(5):
+            assert (await page.request.put(f"{v2}versions-{number}", data="y")).status == 200
+        assert (await page.request.delete(f"{v1}versions-11")).status == 204
+        await told("6", "5")
+        views = json.loads((await command(desk, "status", "-o", "json"))[1])["versions"]
+        assert [(row["version"], row["sessions"], row["silent"]) for row in views] == [("v1", 6, []), ("v2", 5, [])]
+        for number in range(11):
+            await page.request.delete(f"{v2}versions-{number}")
+    assert desk.said == []
+
+
 async def test_a_refused_act_says_why(desk: Desk) -> None:
     async with desk.window() as window:
         page = await desk.open(window, "members")
@@ -349,7 +385,7 @@ async def test_hostile_text_stays_text_on_every_page(desk: Desk) -> None:
         for path in ("", "slots", "members", "plans", f"failovers/{1:032x}", "audit", "explain", "failovers"):
             await desk.open(window, path, page)
             assert await page.evaluate("window.taken ?? 0") == 0
-            assert await page.locator("img, main svg:not(.bar), main script").count() == 0
+            assert await page.locator("img, main svg:not(.bar, .line), main script").count() == 0
             assert await violations(page) == []
             assert "\u202e" not in await page.locator("body").inner_text()
             for text in HOSTILE if path == "explain" else ():

@@ -10,8 +10,10 @@ from tests.deploy.console.pools import NOW, TRACE, a_pool, drained, failed_over,
 from understudy.deploy.console.changes import changes
 from understudy.deploy.console.frame import Surroundings, frame_of
 from understudy.deploy.console.marks import letters, marks_of
+from understudy.deploy.inspect.sites import sites_view
 from understudy.deploy.inspect.views import status_view, table_view
-from understudy.statesync.pool.records import MemberState, Owner, Phase, SyncRecord
+from understudy.statesync.pool.records import Intent, MemberState, Owner, Phase, SyncRecord
+from understudy.statesync.pool.spec_parts import SiteSpec
 from understudy.statesync.pool.state import At
 from understudy.statesync.replication.sync_set import Process
 
@@ -72,6 +74,34 @@ def test_an_intent_that_has_ended_is_none():
     frame = frame_of(state, 9, NOW)
     assert frame.objects["members"]["cart-1"]["out"] == ""
     assert frame.objects["sites"]["east"]["state"] == "IN SERVICE"
+
+
+def test_a_site_is_shown_as_site_status_shows_it():
+    state = a_pool()
+    spec = state.spec.record
+    state.spec = At(spec.model_copy(update={"sites": {"east": SiteSpec(weight=2), "west": SiteSpec(weight=1)}}), 1)
+    shown = frame_of(state, 9, NOW).objects["sites"]
+    rows = {row["site"]: row for row in sites_view(state, revision=9, now=NOW)["sites"]}
+    assert shown.keys() == rows.keys() == {"east", "west"}
+    for site, row in rows.items():
+        same = ("active", "copies", "grade", "grade_why")
+        assert {name: shown[site][name] for name in same} == {name: row[name] for name in same}
+        assert shown[site]["members"] == len(row["members"])
+    assert shown["west"]["grade_why"] == "100 of 100: 1 of 1 members can serve"
+    assert "no acknowledged write is lost" in shown["west"]["if_lost"]
+
+
+def test_a_drill_that_runs_elsewhere_is_shown_until_its_drain_ends():
+    state, ended = a_pool(), {"state": "done", "headline": "The last drill here has ended.", "now": ""}
+    state.intents["cart-2"] = At(Intent("cart-2", NOW + 60, NOW, drill="anna"), 7)
+    shown = frame_of(state, 9, NOW, Surroundings(drill=ended)).overview["drill"]
+    assert (shown["state"], shown["headline"]) == (
+        "running",
+        "A drill is running elsewhere: drain of cart-2, started by anna.",
+    )
+    own = {"state": "running", "headline": "A drill is running: drain of cart-1.", "now": "Now: it begins."}
+    assert frame_of(state, 9, NOW, Surroundings(drill=own)).overview["drill"] == own
+    assert frame_of(state, 9, NOW + 61, Surroundings(drill=ended)).overview["drill"] == ended
 
 
 def test_a_member_out_of_service_has_its_end():

@@ -21,6 +21,7 @@ def a_meter(calls: list[int], slots: dict[int, int]) -> LoadMeter:
     owned, replica, lag, usage = MagicMock(), MagicMock(), MagicMock(worst=0.02), MagicMock()
     owned.open_slots.side_effect = lambda: list(slots)
     replica.sessions_of.side_effect = lambda slot: {str(n): a_session(10) for n in range(slots.get(slot, 0))}
+    replica.apps.side_effect = lambda slots: {"v1": len(slots)}
     seconds = iter(range(1, 100))
     usage.read.side_effect = lambda: Usage(next(seconds) * 2.5, 4.0, 1000, 8000)
     return LoadMeter(calls, owned, replica, lag, usage)
@@ -38,6 +39,7 @@ def test_a_member_reports_calls_sessions_bytes_cpu_and_lag_of_its_slots() -> Non
     assert [(one.slot, one.sessions, one.bytes) for one in report.slots] == [(2, 3, 30), (5, 0, 0)]
     assert report.slots[0].calls == pytest.approx(10)
     assert report.slots[1].calls == 0
+    assert report.versions == {"v1": 2}
     assert report.lag == pytest.approx(0.02)
     assert (report.cpus, report.memory, report.memory_limit) == (4.0, 1000, 8000)
 

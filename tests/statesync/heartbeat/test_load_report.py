@@ -31,6 +31,13 @@ def test_a_report_that_is_none_is_refused(slots: object) -> None:
         LoadReport.of({"slots": slots})
 
 
+@pytest.mark.parametrize("versions", [["v1"], {"v1": -1}, {"v1": "2"}, {"v1": 1.5}, {str(n): 1 for n in range(1001)}])
+def test_counts_of_versions_that_are_none_are_refused(versions: object) -> None:
+    assert LoadReport.of({"versions": {"v1": 2, "": 1}}).versions == {"v1": 2, "": 1}
+    with pytest.raises(ValueError, match="versions are"):
+        LoadReport.of({"versions": versions})
+
+
 def test_a_rate_begins_at_its_first_measure_and_follows_slowly() -> None:
     """A slot with 10 calls a second has that rate after one interval, and not a part of it."""
     rate = Smoothed()

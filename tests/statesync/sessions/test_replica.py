@@ -48,6 +48,20 @@ def replica_with_one() -> Replica:
     return replica
 
 
+def test_sessions_are_counted_by_the_version_of_the_application_that_wrote_them_last() -> None:
+    replica = replica_with_one()
+    assert replica.apps([1, 2]) == {"": 1}
+    for index, (key, app) in enumerate([("a", "v1"), ("b", "v1"), ("a", "v2"), ("c", "v1"), ("k", "v1")], 6):
+        written = replace(versioned("x", index), app=app)
+        replica.put(1, key, written)
+    assert replica.apps([1]) == {"v1": 3, "v2": 1}
+    grave = replace(versioned("", 20), app="v1", deleted=True)
+    replica.put(1, "b", grave)
+    assert replica.apps([1]) == {"v1": 2, "v2": 1}
+    replica.clear(1)
+    assert replica.apps([1]) == {}
+
+
 def test_a_slot_is_synced_when_all_of_it_is_here() -> None:
     replica = Replica(None, KEYS)  # type: ignore[arg-type]
     replica.clear(1)

@@ -1,6 +1,7 @@
 """What a write makes of a session: the rules one by one, and properties over any sequence of writes."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,13 @@ from understudy.statesync.sessions.session import (
     matches_none,
     valid_key,
 )
-from understudy.statesync.sessions.session_header import INDEX_MOST, Answer, without_version
+from understudy.statesync.sessions.session_header import (
+    INDEX_MOST,
+    Answer,
+    read_any_header,
+    read_header,
+    without_version,
+)
 
 NOW = 1_000_000
 TERMS = WriteContext(epoch=7, now_ms=NOW, session_bytes=100, default_ttl=60)
@@ -205,6 +212,15 @@ def test_a_plain_session_stands_in_etcd_as_any_other(content_type: str) -> None:
     header = plain.encode().partition(b"\n")[0]
     assert json.loads(header) == {"epoch": 3, "index": 8, "expires": 5000, "type": content_type}
     assert Session.decode(plain.encode(), 9) == plain.at(9)
+
+
+@pytest.mark.parametrize("more", [{}, {"answers": (Answer("a", "f", 201, 5),)}, {"since": 4}, {"deleted": True}])
+def test_the_version_of_the_application_that_wrote_last_is_kept(more: dict[str, Any]) -> None:
+    written = Session("text/plain", b"body", 5000, 3, version=version_of(3, 8), app="v2", **more)
+    head, _, _ = written.encode().partition(b"\n")
+    assert json.loads(head)["app"] == "v2"
+    assert Session.decode(written.encode(), 9) == written.at(9)
+    assert read_any_header(head, 9) == read_header(head, 9)
 
 
 @pytest.mark.parametrize("index", [0, -1, INDEX_MOST + 1, "1", 1.0, True])

@@ -126,6 +126,7 @@ async def test_a_caller_sees_the_pools_of_its_tenants_and_no_word_of_others(serv
         "/v1/records",
         "/v1/xds",
         "/v1/fronts",
+        "/v1/traffic",
         "/v1/failovers",
         "/metrics",
     ):

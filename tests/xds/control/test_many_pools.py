@@ -152,7 +152,7 @@ async def test_a_stream_is_that_of_the_pool_that_it_names_and_an_unknown_pool_is
             assert f"{A}, {B}" in await call.details()
             await asyncio.wait_for(_status_of_nodes(channel), 30)
 
-        for path in ("/v1/status", "/v1/table", "/v1/xds", "/v1/records", "/v1/fronts", "/v1/failovers"):
+        for path in ("/v1/status", "/v1/table", "/v1/xds", "/v1/records", "/v1/fronts", "/v1/traffic", "/v1/failovers"):
             problem = await control.ask(path)
             assert (path, problem["status"], f"{A}, {B}" in problem["detail"]) == (path, 400, True)
             assert (await control.ask(f"{path}?pool=crat"))["status"] == 404

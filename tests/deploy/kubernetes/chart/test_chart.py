@@ -79,7 +79,7 @@ CASES = {
                 {"spec": DESK, "appPort": 9000, "namespace": "shop"},
                 {"spec": LEDGER},
             ],
-            "control": {"replicas": 5},
+            "control": {"replicas": 5, "rightsSecret": "rights"},
             "front": {"replicas": 4, "tlsSecrets": ["desk"]},
             "monitoring": {"enabled": True, "namespace": "prom", "runbookBase": "https://docs.example/operations/"},
             "clusterDomain": "k8s.example",
@@ -93,6 +93,7 @@ CASES = {
             replicas=5,
             front_replicas=4,
             front_tls_secrets=("desk",),
+            rights_secret="rights",
             monitoring_namespace="prom",
             runbook_base="https://docs.example/operations/",
             cluster_domain="k8s.example",
@@ -105,12 +106,14 @@ CASES = {
             "etcd": {"endpoints": ENDPOINTS, "tlsSecret": "ca", "loginSecret": "login"},
             "pools": [{"spec": CART}],
             "certificates": {"issuer": "us"},
+            "control": {"rightsSecret": "who-may"},
             "monitoring": {"enabled": True},
         },
         plan(
             pool(CART),
             etcd=parse_etcd(",".join(ENDPOINTS), "ca", "login"),
             certificates=parse_certificates("csi:us"),
+            rights_secret="who-may",
         ),
         "overlays/production",
     ),
@@ -129,6 +132,8 @@ CASES = {
         "overlays/production",
     ),
 }
+EXTENSIONS = ("monitoring.coreos.com/", "keda.sh/")
+"""Kinds that the Prometheus operator and KEDA bring: Kubernetes has no schema of them."""
 COMMON = {"registry": REGISTRY, "version": "1.2.3", "createNamespaces": True}
 
 
@@ -144,6 +149,34 @@ def test_the_chart_makes_what_the_renderer_makes(case, tmp_path):
     assert made.keys() == rendered.keys()
     for place, body in rendered.items():
         assert made[place] == body, place
+
+
+@pytest.mark.parametrize("case", ["the least values", *CASES])
+def test_kubernetes_knows_every_field_that_the_chart_makes(case):
+    values = CASES[case][0] if case in CASES else {"etcd": TRIAL}
+    oldest = "1.30" if values.get("front", {}).get("drain") == "sleep" else "1.25"
+    checked = [one for one in helm_template({**COMMON, **values}) if not one["apiVersion"].startswith(EXTENSIONS)]
+    assert len(checked) > 20
+    for body in checked:
+        for version in (oldest, kubernetes_validate.latest_version()):
+            kubernetes_validate.validate(body, version, strict=True)
+
+
+def test_rights_reach_control_servers_whole_and_others_as_a_token_alone():
+    values, _, _ = CASES["production with three pools"]
+    made = helm_template({**COMMON, **values})
+    for name, keys in {"control": None, "operator": [{"key": "token", "path": "token"}]}.items():
+        pod = find(made, "Deployment", name)["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        variables = {one["name"]: one.get("value") for one in container["env"]}
+        (volume,) = [one for one in pod["volumes"] if one["name"] == "rights"]
+        assert (volume["secret"]["secretName"], volume["secret"].get("items")) == ("rights", keys)
+        assert {"name": "rights", "mountPath": "/etc/understudy-rights", "readOnly": True} in container["volumeMounts"]
+        assert variables["UNDERSTUDY_CONTROL_TOKEN_FILE"] == "/etc/understudy-rights/token"
+        assert variables.get("UNDERSTUDY_RIGHTS") == ("/etc/understudy-rights/rights.yaml" if not keys else None)
+    endpoints = find(made, "ServiceMonitor", "control")["spec"]["endpoints"]
+    assert len(endpoints) == 4
+    assert all(one["authorization"]["credentials"] == {"name": "rights", "key": "token"} for one in endpoints)
 
 
 def by_place(objects):
