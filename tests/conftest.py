@@ -31,14 +31,14 @@ LONG = {
     *("test_local_pool.py", "test_drill.py", "test_tcp_pool.py", "test_pool_faults.py", "test_observability.py"),
     *("test_slo_requests.py", "test_traces.py", "test_broken_streams.py", "test_rollout.py", "test_rendered_runs.py"),
     *("test_gateway.py", "test_sidecars.py", "test_security_encryption.py", "test_security_etcd.py"),
-    "test_two_releases.py",
+    *("test_two_releases.py", "test_wheel.py"),
     *("test_browser.py", "test_mcp.py", "test_rebalance.py", "test_run_injected.py", "test_front_of_pools.py"),
 }
 """Files with tests that take many seconds, most of which they wait."""
 LONG_FOLDERS = {"faults", "replicas", "frameworks"}
 """Folders of such tests."""
 _gc_unfreeze = gc.unfreeze
-WORKERS = 4
+WORKERS = 6
 """Workers at the least: a test with real servers waits for more than half of its time."""
 
 
