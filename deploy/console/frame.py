@@ -18,7 +18,7 @@ from understudy.deploy.inspect.envoys import View
 from understudy.deploy.inspect.member_views import MemberReport, slots_of
 from understudy.deploy.inspect.sites import copies_by_slot, loss_text, site_rows
 from understudy.deploy.inspect.versions import sessions_text
-from understudy.deploy.inspect.views import failovers_view, ranges, status_view, table_view
+from understudy.deploy.inspect.views import failovers_view, status_view, table_view
 from understudy.statesync.pool.ownership import agreed_set
 from understudy.statesync.pool.records import Phase
 from understudy.statesync.pool.state import PoolState
@@ -283,11 +283,3 @@ def _traffic(fronts: Sequence[View]) -> View | None:
         "elsewhere": sum(said["elsewhere"] for said in told),
         "unanswered": sum(said["timeouts"] + said["connect_failures"] for said in told),
     }
-
-
-def slots_by_owner(frame: Frame) -> dict[str, str]:
-    """The slots of each active as ranges, for pages without the map."""
-    found: dict[str, list[int]] = {}
-    for row in frame.objects["slots"].values():
-        found.setdefault(row["owner"] or "", []).append(row["slot"])
-    return {owner: ranges(slots) for owner, slots in found.items()}

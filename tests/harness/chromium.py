@@ -1,8 +1,9 @@
-"""Debian's Chromium, as the console's tests and its benchmark start it."""
+"""Debian's Chromium, as the tests of pages and their benchmark start it."""
 
 import shutil
 
-CHROMIUM = shutil.which("chromium")
+CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+"""The first has the same engine without the browser around it, and takes half the CPU."""
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),

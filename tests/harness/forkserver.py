@@ -24,7 +24,7 @@ from tests.harness.processes import bound_to
 
 ROOT = Path(__file__).parents[2]
 
-_MARK = "fork-server:"
+_MARK, _FORKS = "fork-server:", "fork-server-with-its-own:"
 _LONGEST_REQUEST = 1 << 17
 _PATIENCE = 600.0
 """Seconds for the server to load, which takes 4 s of CPU, and for an answer. Its end is noticed at once."""
@@ -34,13 +34,15 @@ _AT_START = ("PYTHON", "LD_", "FAKETIME")
 _NETNS = Path("/run/netns")
 
 
-def forked(command: Sequence[str]) -> list[str]:
+def forked(command: Sequence[str], *, forks: bool = False) -> list[str]:
     """A command that the fork server starts, if it can; to be given to ``Popen`` by the test process itself.
+
+    With ``forks`` the process has a fork server too, for the programs of a local pool that it starts.
 
     Where nobody called :func:`start`, as in benchmarks, it is started in the usual way: a fork shares its pages, and a
     process that runs for long pays for each one that it has to copy.
     """
-    return [_MARK, *command] if _server is not None else bound_to(os.getpid(), command)
+    return [_FORKS if forks else _MARK, *command] if _server is not None else bound_to(os.getpid(), command)
 
 
 def forked_program(program: Path, *arguments: str) -> list[str]:
@@ -53,7 +55,7 @@ def start() -> None:
     global _server  # noqa: PLW0603 - one for the process, as its children are
     with _lock:
         if _server is None:
-            _server = _Server()
+            _server = _launched()
 
 
 def ready() -> None:
@@ -63,18 +65,37 @@ def ready() -> None:
             _server.await_ready()
 
 
+def use(link: socket.socket) -> None:
+    """Have the server at the other end of ``link`` fork this process's children: it has loaded what it needs."""
+    global _server  # noqa: PLW0603
+    _server = _Server(link, loaded=True)
+
+
+def _launched() -> "_Server":
+    """A new server that begins to load."""
+    link, theirs = pair()
+    command = [sys.executable, "-m", "tests.harness.forkserver_process", str(theirs.fileno()), str(os.getpid())]
+    with theirs:
+        server = _Server(link)
+        server.process = subprocess.Popen(
+            bound_to(os.getpid(), command), pass_fds=[theirs.fileno()], cwd=ROOT, stdin=subprocess.DEVNULL
+        )
+    return server
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """The two ends of a link between a server and its only user."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
 class _Server:
     """The server's process, as its only user sees it."""
 
-    def __init__(self) -> None:
-        self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def __init__(self, link: socket.socket, *, loaded: bool = False) -> None:
+        self._link = link
         self._link.settimeout(_PATIENCE)
-        command = [sys.executable, "-m", "tests.harness.forkserver_process", str(theirs.fileno()), str(os.getpid())]
-        with theirs:
-            self._process = subprocess.Popen(
-                bound_to(os.getpid(), command), pass_fds=[theirs.fileno()], cwd=ROOT, stdin=subprocess.DEVNULL
-            )
-        self._ready = False
+        self._ready = loaded
+        self.process: subprocess.Popen[bytes] | None = None
 
     def await_ready(self) -> None:
         if not self._ready:
@@ -144,7 +165,7 @@ class _Popen(subprocess.Popen):
     """``subprocess.Popen`` that knows marked commands."""
 
     def _execute_child(self, args: Any, *rest: Any) -> None:
-        if not isinstance(args, list | tuple) or args[0] != _MARK:
+        if not isinstance(args, list | tuple) or args[0] not in {_MARK, _FORKS}:
             super()._execute_child(args, *rest)
             return
         command = list(map(os.fspath, args[1:]))
@@ -155,6 +176,7 @@ class _Popen(subprocess.Popen):
             super()._execute_child(bound_to(os.getpid(), command), None, *rest[1:])
             return
         request |= {"directory": os.fspath(directory or Path.cwd()), "session": bool(ends[-2])}
+        request["forks"] = args[0] == _FORKS
         start()
         with _lock:
             assert _server is not None

@@ -20,6 +20,9 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.harness import forkserver
+from understudy.deploy.local import processes
+
 _PACKAGES = ("deploy", "proxy", "statesync", "telemetry", "xds")
 _LOADED = (
     "encodings.idna",
@@ -46,6 +49,7 @@ _NOT_LOADED = "understudy.deploy.examples.frameworks"
 
 ROOT = Path(__file__).parents[2]
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -97,6 +101,28 @@ def _tie_to(parent: int) -> None:
         os._exit(1)
 
 
+def served(link: socket.socket, parent: int) -> tuple[dict[str, Any], list[int]] | None:
+    """The same for a link that is closed then; a child that is to fork processes of its own has a server for them."""
+    with link:
+        job = None
+        with contextlib.suppress(ConnectionError):
+            job = serve(link, parent)
+    if job is None or not job[0]["forks"]:
+        return job
+    ours, theirs = forkserver.pair()
+    program = os.getpid()
+    if os.fork():
+        theirs.close()
+        forkserver.use(ours)
+        processes.tethered = forkserver.forked_program
+        return job
+    ours.close()
+    for file in job[1]:
+        os.close(file)
+    _tie_to(program)
+    return served(theirs, program)
+
+
 def become(request: dict[str, Any], files: list[int]) -> None:
     """Do in this process what ``python COMMAND`` does in a process of its own."""
     for number, file in enumerate(files):
@@ -107,6 +133,7 @@ def become(request: dict[str, Any], files: list[int]) -> None:
     os.chdir(request["directory"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    _libc.prctl(_PR_SET_NAME, _name(request["command"]).encode())
     signal.signal(signal.SIGINT, signal.default_int_handler)
     option, program, *arguments = request["command"]
     if option == "-m":
@@ -121,6 +148,16 @@ def become(request: dict[str, Any], files: list[int]) -> None:
         main = type(sys)("__main__")
         sys.modules["__main__"] = main
         exec(compile(program, "<string>", "exec"), main.__dict__)
+
+
+def _name(command: list[str]) -> str:
+    """What ps and top call this process: the command of ``understudy`` or the module; code has no name."""
+    option, program, *arguments = command
+    if option == "-c":
+        return "python -c"
+    if program != "understudy.deploy.cli":
+        return program.rpartition(".")[2]
+    return next(iter(arguments[2:] if arguments[:1] == ["--log-level"] else arguments), "understudy")
 
 
 def end(code: int) -> NoReturn:
@@ -173,14 +210,12 @@ def _warm_up() -> None:
 def main() -> None:
     """Load, serve, and in a child become what was asked for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with socket.socket(fileno=int(sys.argv[1])) as link:
-        load()
-        link.send(b"ready")
-        job = None
-        with contextlib.suppress(ConnectionError):
-            job = serve(link, int(sys.argv[2]))
+    link = socket.socket(fileno=int(sys.argv[1]))
+    load()
+    link.send(b"ready")
+    job = served(link, int(sys.argv[2]))
     if job is None:
-        return
+        end(0)
     code = 0
     try:
         become(*job)

@@ -1,6 +1,7 @@
 """A forked program is a process like any other."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -27,6 +28,13 @@ atexit.register(print, "at its exit")
 threading.Thread(target=lambda: (threading.main_thread().join(), print("by another thread"))).start()
 print("by the main thread")
 {end}
+"""
+STARTS_ANOTHER = f"""
+import os, subprocess, sys
+from pathlib import Path
+from understudy.deploy.local import processes
+done = subprocess.run(processes.tethered(Path(sys.executable), "-c", {TELLS!r}), stdin=subprocess.DEVNULL)
+print(os.getpid(), done.returncode)
 """
 STARTS_ONE_AND_WAITS = f"""
 import subprocess, sys, time
@@ -96,6 +104,14 @@ def test_other_programs_and_what_python_reads_at_its_start_are_no_matter_for_a_f
     assert subprocess.run(forked(["/bin/sh", "-c", "exit 7"]), check=False).returncode == 7
     shows = [sys.executable, "-c", "import sys; sys.exit(sys.flags.dev_mode)"]
     assert subprocess.run(forked(shows), check=False, env={**os.environ, "PYTHONDEVMODE": "1"}).returncode == 1
+
+
+def test_it_can_fork_the_programs_of_a_local_pool_itself() -> None:
+    done = subprocess.run(forked([sys.executable, "-c", STARTS_ANOTHER], forks=True), check=True, stdout=-1, text=True)
+    child, parent = done.stdout.splitlines()
+    told = json.loads(child)
+    assert [str(told["parent"]), "3"] == parent.split()
+    assert told["loaded"]
 
 
 async def test_it_ends_when_the_test_process_is_killed() -> None:

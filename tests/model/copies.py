@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import NamedTuple
 
-from tests.model.explorer import Explored, Violation, search
+from tests.model.explorer import Explored, Violation, quickly_replaced, search
 from understudy.statesync.sessions.request_log import Settled
 from understudy.statesync.sessions.session import (
     Method,
@@ -79,6 +79,7 @@ class Txn(NamedTuple):
     commit: Commit
 
 
+@quickly_replaced
 class Member(NamedTuple):
     """A member: how much of the history it has, the epoch that it believes to own, what it must have before it serves.
 
@@ -94,6 +95,7 @@ class Member(NamedTuple):
     memory: frozenset[tuple[int, str]] = frozenset()
 
 
+@quickly_replaced
 class World(NamedTuple):
     """Everything. ``told`` has what clients heard of each request; ``deleted`` the requests forgotten by etcd."""
 

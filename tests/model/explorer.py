@@ -11,10 +11,25 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 W = TypeVar("W")
+T = TypeVar("T", bound=type)
 
 
 class Violation(Exception):
     """An invariant does not hold; the text says which."""
+
+
+def quickly_replaced(made: T) -> T:
+    """A named tuple whose ``_replace`` takes half as long: most of a search is made of it."""
+    places = {name: place for place, name in enumerate(made._fields)}
+
+    def replace(self: tuple[object, ...], /, **changes: object) -> object:
+        values = list(self)
+        for name, value in changes.items():
+            values[places[name]] = value
+        return tuple.__new__(made, values)
+
+    made._replace = replace
+    return made
 
 
 @dataclass(frozen=True, slots=True)

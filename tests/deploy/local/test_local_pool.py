@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.harness.forkserver import forked
 from tests.harness.local_pools import settled
 from tests.harness.processes import bound_to
 from tests.harness.waiting import free_port, until
@@ -28,26 +29,34 @@ SHADOWS = ("deploy", "proxy", "statesync", "telemetry", "xds", "understudy", "ai
 class Terminal:
     """``understudy`` commands in one directory; ``start`` leaves them running.
 
-    Files in the directory have the names of modules, and nobody may import them.
+    Files in the directory have the names of modules, and nobody may import them. ``installed``: the commands are the
+    program that pip installs, and its processes import what they need; otherwise they are forked.
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory, *, installed=False):
         self.directory = directory
+        self.installed = installed
         for name in SHADOWS:
             (directory / f"{name}.py").write_text("raise ImportError('imported from the current directory')\n")
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(directory)}
         self.started = []
 
+    def command(self, arguments):
+        if self.installed:
+            return bound_to(os.getpid(), [UNDERSTUDY, *arguments])
+        return forked([sys.executable, "-P", "-m", "understudy.deploy.cli", *arguments], forks=True)
+
     def start(self, *arguments):
-        command = bound_to(os.getpid(), [UNDERSTUDY, *arguments])
         with (self.directory / "output").open("wb") as output:
-            child = subprocess.Popen(command, cwd=self.directory, env=self.environment, stdout=output, stderr=output)
+            child = subprocess.Popen(
+                self.command(arguments), cwd=self.directory, env=self.environment, stdout=output, stderr=output
+            )
         self.started.append(child)
         return child
 
     def run(self, *arguments):
         return subprocess.run(
-            [UNDERSTUDY, *arguments],
+            self.command(arguments),
             cwd=self.directory,
             env=self.environment,
             capture_output=True,
@@ -85,8 +94,8 @@ class Terminal:
 
 
 @pytest.fixture
-async def terminal(tmp_path):
-    terminal = Terminal(tmp_path)
+async def terminal(tmp_path, request):
+    terminal = Terminal(tmp_path, installed=getattr(request, "param", "forked") == "installed")
     try:
         yield terminal
     finally:
@@ -116,6 +125,7 @@ async def running(terminal, up):
     return layout
 
 
+@pytest.mark.parametrize("terminal", ["installed"], indirect=True)
 async def test_several_pools_have_one_control_server_and_one_envoy(terminal, http):
     port = free_port()
     for pool, path in (("cart", "/cart"), ("desk", "/")):

@@ -8,7 +8,7 @@ it. All of it is named tuples, so that a state is its own key.
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from tests.model.explorer import Violation
+from tests.model.explorer import Violation, quickly_replaced
 from understudy.statesync.replication.sync_set import Source, SyncSet
 
 NOBODY = -1
@@ -16,6 +16,7 @@ Process = tuple[int, int]
 """A member and its boot. The protocol's functions only compare processes, so numbers do for names."""
 
 
+@quickly_replaced
 class Owner(NamedTuple):
     """The owner record. ``to`` is the member that it is on its way to, or nobody.
 
@@ -33,6 +34,7 @@ class Owner(NamedTuple):
     quiet: bool = False
 
 
+@quickly_replaced
 class SyncRecord(NamedTuple):
     """The sync record. It is void if its epoch is not that of the owner record."""
 
@@ -41,6 +43,7 @@ class SyncRecord(NamedTuple):
     sync: SyncSet
 
 
+@quickly_replaced
 class Records(NamedTuple):
     """Both records, as they are or as a member has seen them."""
 
@@ -158,6 +161,7 @@ Message = Change | Answer | Activate | Given | Save | Saved | Frame | Confirmati
 """All that can be under way."""
 
 
+@quickly_replaced
 class Member(NamedTuple):
     """One process and its successors of the same name.
 
@@ -197,6 +201,7 @@ class Member(NamedTuple):
     released: bool = False
 
 
+@quickly_replaced
 class Spent(NamedTuple):
     """How much of each bounded kind of event has happened."""
 
@@ -221,6 +226,7 @@ class Spent(NamedTuple):
     words: int = 0
 
 
+@quickly_replaced
 class World(NamedTuple):
     """Everything. ``checkpoint`` is the log as of what etcd has.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.chromium import CHROMIUM
 from tests.telemetry.support import EPOCH_NS, MS, root, stored
 from understudy.telemetry.otlp.spans import StoredSpan
 from understudy.telemetry.slo.failovers import failovers_of, pictured
@@ -19,7 +20,6 @@ from understudy.telemetry.slo.judgement import review
 from understudy.telemetry.slo.model import DAY_NS, Targets
 from understudy.telemetry.slo.page import page
 
-CHROMIUM = shutil.which("chromium")
 SHOTS = Path(__file__).parents[3] / "slo-screenshots"
 HOSTILE = '"><script>document.title="taken"</script><img src=x onerror="document.title=1">'
 FLAGS = (
