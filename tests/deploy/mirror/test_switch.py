@@ -197,6 +197,24 @@ async def test_a_take_over_skips_epochs_that_the_old_home_may_have_used(pair: Pa
         await take(pair)
 
 
+async def test_what_is_copied_until_a_take_over_begins_counts_as_applied(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = switch._begin
+    last = 0
+
+    async def late(*arguments: Any, **more: Any) -> Any:
+        nonlocal last
+        last = await pair.write(1, "copied in the last moment")
+        await pair.same(last)
+        return await begin(*arguments, **more)
+
+    monkeypatch.setattr(switch, "_begin", late)
+    async with beating(pair):
+        await take(pair)
+    assert (await pair.at(pair.west)).record.applied >= last
+
+
 async def test_of_two_take_overs_at_once_one_is_told_that_it_was_late(pair: Pair) -> None:
     async with beating(pair):
         pass
