@@ -264,6 +264,13 @@ async def test_a_home_that_starts_while_its_peer_is_silent_waits_for_an_operator
         assert await beats(pair) > 0
 
 
+async def test_a_peer_without_a_home_record_confirms_nothing(pair: Pair) -> None:
+    await pair.west.client.delete(pair.keys.home)
+    guard = guard_of(pair)
+    await guard.look(await pair.at(pair.east))
+    assert (await beats(pair), guard.trouble) == (0, "etcd of site west has no home record")
+
+
 async def test_a_home_goes_on_while_its_peer_is_silent_and_stops_if_it_was_to(pair: Pair) -> None:
     guard = guard_of(pair)
     await guard.look(await pair.at(pair.east))
