@@ -28,7 +28,7 @@ from understudy.deploy.mirror.peak import Peak
 from understudy.statesync.etcd.client import Compacted, EtcdClient, EtcdError, Get, Kv, ModRevision, Put
 from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.etcd.txn_retry import retry_txn
-from understudy.statesync.pool.home import Home, Mirrored
+from understudy.statesync.pool.home import Home, Mirrored, Role
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.spec_reader import decode_known_spec
 from understudy.statesync.pool.state import At
@@ -43,12 +43,17 @@ NOTE_INTERVAL = 0.5
 PAGE_MOST = 200
 PAGE_BYTES = 8_000_000
 PAGE_TIMEOUT = 15.0
+COPIED_FROM = (Role.HOME, Role.CLOSING, Role.FENCED)
 RETRY_FIRST = 0.1
 RETRY_LONGEST = 5.0
 
 
 class RoleChanged(Exception):
     """The home record of this side is another one."""
+
+
+class NotTheHome(Exception):
+    """The peer's record does not say that it is the home of this term or a later one: nothing may be copied from it."""
 
 
 class Overtaken(Exception):
@@ -89,6 +94,7 @@ class Copier:
             while True:
                 try:
                     await self._read_progress()
+                    await self._require_home()
                     if not self.progress.whole:
                         await self._copy_all()
                     backoff.reset()
@@ -96,7 +102,7 @@ class Copier:
                 except (Compacted, TooManyChanges) as gap:
                     logger.warning("pool %s is copied anew: %s", self._keys.pool, gap)
                     await self._note(replace(self.progress, whole=False))
-                except (EtcdError, Overtaken) as error:
+                except (EtcdError, NotTheHome, Overtaken) as error:
                     self.trouble = str(error)
                     pause = backoff.next()
                     logger.warning("mirror of pool %s: %s; trying again in %.1f s", self._keys.pool, error, pause)
@@ -104,6 +110,17 @@ class Copier:
         finally:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
+
+    async def _require_home(self) -> None:
+        """Raise :class:`NotTheHome` unless the peer is: its etcd may have been replaced by an empty one."""
+        kv = await self._peer.get(self._keys.home)
+        try:
+            home = Home.decode(kv.value) if kv is not None else None
+        except ValueError as error:
+            raise NotTheHome(f"the home record of site {self._at.record.peer}: {error}") from None
+        if home is None or home.term < self._at.record.term or home.role not in COPIED_FROM:
+            said = f"is {home.role} in term {home.term}" if home is not None else "has no home record"
+            raise NotTheHome(f"site {self._at.record.peer} {said}: nothing is copied from it")
 
     # -- progress --
 

@@ -77,6 +77,9 @@ class Guard:
                 logger.warning("site %s cannot be asked who is the home: %s", self._peer.name, error)
             self.trouble = str(error)
             return None
+        if peer is None:  # its etcd may have been replaced: what it was is not known
+            self.trouble = f"etcd of site {self._peer.name} has no home record"
+            return None
         self._asked_at, self.trouble = time.monotonic(), ""
         return peer
 

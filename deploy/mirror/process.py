@@ -47,8 +47,6 @@ from understudy.telemetry.tracing.setup import service_version
 
 logger = logging.getLogger(__name__)
 
-_COPIED_FROM = (Role.HOME, Role.CLOSING, Role.FENCED)
-
 
 class MirrorSettings(msgspec.Struct, frozen=True):
     """How the process is started. ``tails`` is the directory for the tails of this side.
@@ -174,10 +172,6 @@ class MirrorProcess:
 
     async def _copy(self, at: At[Home]) -> None:
         """Copy until the record changes."""
-        peer = await self._peer.home()
-        if peer is None or peer.record.term < at.record.term or peer.record.role not in _COPIED_FROM:
-            logger.warning("site %s is not the home of term %d: nothing is copied", self._peer.name, at.record.term)
-            return
         self.copier = Copier(self._side.client, self._peer.client, self._side.keys, at)
         copying = asyncio.create_task(self.copier.run())
         try:

@@ -64,7 +64,7 @@ class HomeWatch:
         return is_confirmed(
             home,
             confirmed_at=self._confirmed_at,
-            cut_off_until=self._informer.cut_off_until,
+            well_since=self._informer.well_since,
             silent_for=self._informer.silent_for,
             now=time.monotonic(),
         )

@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 RETRY_FIRST = 0.05
 RETRY_LONGEST = 1.0
-CUT_OFF_AFTER = 30.0
-"""Seconds without a message from etcd after which this process counts as having been cut off."""
 OUTAGE_AFTER = 2.5
 """Seconds without a message from etcd that count as an outage; a watch without changes sends one every second."""
 
@@ -45,7 +43,6 @@ class Informer:
     """Keeps a receiver up to date with etcd.
 
     ``heard_at`` is when the last message arrived (monotonic), ``well_since`` when the last outage ended.
-    ``cut_off_until`` is when the last silence of :data:`CUT_OFF_AFTER` ended, or this began.
 
     Args:
         client: the etcd client.
@@ -66,7 +63,7 @@ class Informer:
         self.synced = asyncio.Event()
         self.revision = 0
         self._by_range = [0] * len(self._ranges)
-        self.heard_at = self.well_since = self.cut_off_until = time.monotonic()
+        self.heard_at = self.well_since = time.monotonic()
         self.resets = 0
         self.trouble = ""
 
@@ -141,8 +138,6 @@ class Informer:
         """A message from etcd has arrived."""
         if self.trouble or now - self.heard_at > OUTAGE_AFTER:
             self.well_since = now
-        if now - self.heard_at > CUT_OFF_AFTER:
-            self.cut_off_until = now
         self.heard_at, self.trouble = now, ""
 
     def _hand_over(self, batch: InformerBatch) -> None:

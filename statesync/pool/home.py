@@ -19,6 +19,8 @@ from understudy.statesync.parsing.stored import brief, compact_json, read_object
 
 BEAT_INTERVAL = 1.0
 """Seconds between two beats of a home."""
+SETTLED_AFTER = 0.5
+"""Seconds after an outage of etcd in which what arrives may still be from before it: the watch goes on where it was."""
 CONFIRM_WITHIN = 30.0
 """Seconds of silence after which a home must be confirmed again: of etcd, and with ``on_peer_lost: stop`` of its peer.
 """
@@ -173,17 +175,17 @@ def absence(home: Home | None, *, confirmed: bool) -> str:
             return f"it is at home on site {home.peer}"
 
 
-def is_confirmed(home: Home, *, confirmed_at: float, cut_off_until: float, silent_for: float, now: float) -> bool:
+def is_confirmed(home: Home, *, confirmed_at: float, well_since: float, silent_for: float, now: float) -> bool:
     """Whether a process of the home knows that it still is the home. Times are monotonic.
 
     Args:
         home: the record.
         confirmed_at: when the last beat arrived, or the record changed.
-        cut_off_until: when this process started, or etcd was heard again after :data:`CONFIRM_WITHIN`.
+        well_since: when this process started, or its watch heard etcd again after an outage (2.5 s of silence).
         silent_for: for how long etcd has been silent.
         now: the time.
     """
-    if confirmed_at < cut_off_until or silent_for > CONFIRM_WITHIN:
+    if confirmed_at < well_since + SETTLED_AFTER or silent_for > CONFIRM_WITHIN:
         return False
     return home.on_peer_lost is PeerLost.CONTINUE or now - confirmed_at <= CONFIRM_WITHIN
 

@@ -85,6 +85,23 @@ async def test_everything_is_copied_anew_when_the_home_has_dropped_its_history(
             await pair.same(await pair.write(3, "newer"))
 
 
+async def test_nothing_is_copied_from_an_etcd_that_was_replaced_by_an_empty_one(
+    etcd_server: EtcdServer, west_etcd: EtcdServer
+) -> None:
+    async with paired(etcd_server, west_etcd) as pair:
+        async with pair.copying() as copier:
+            for number in range(30):
+                last = await pair.write(number, "kept")
+            await pair.same(last)
+            etcd_server.kill()
+            etcd_server.wipe()
+            await etcd_server.start()
+            async with etcd_server.client() as anew:
+                await anew.put(pair.keys.spec, b"{}")
+            await until(lambda: "has no home record" in copier.trouble, 40, "it says why it copies nothing")
+        assert len(await pair.sessions(pair.west)) == 30
+
+
 async def test_a_change_of_more_than_a_transaction_holds_is_copied_whole(pair: Pair) -> None:
     for number in range(130):
         await pair.write(number, "x", slot=number % 2)

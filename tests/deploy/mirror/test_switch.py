@@ -197,6 +197,24 @@ async def test_a_take_over_skips_epochs_that_the_old_home_may_have_used(pair: Pa
         await take(pair)
 
 
+async def test_what_is_copied_until_a_take_over_begins_counts_as_applied(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = switch._begin
+    last = 0
+
+    async def late(*arguments: Any, **more: Any) -> Any:
+        nonlocal last
+        last = await pair.write(1, "copied in the last moment")
+        await pair.same(last)
+        return await begin(*arguments, **more)
+
+    monkeypatch.setattr(switch, "_begin", late)
+    async with beating(pair):
+        await take(pair)
+    assert (await pair.at(pair.west)).record.applied >= last
+
+
 async def test_of_two_take_overs_at_once_one_is_told_that_it_was_late(pair: Pair) -> None:
     async with beating(pair):
         pass
@@ -244,6 +262,13 @@ async def test_a_home_that_starts_while_its_peer_is_silent_waits_for_an_operator
         await confirm(pair.east, pair.log(pair.east), "anna", "west is gone")
         await guard.look(await pair.at(pair.east))
         assert await beats(pair) > 0
+
+
+async def test_a_peer_without_a_home_record_confirms_nothing(pair: Pair) -> None:
+    await pair.west.client.delete(pair.keys.home)
+    guard = guard_of(pair)
+    await guard.look(await pair.at(pair.east))
+    assert (await beats(pair), guard.trouble) == (0, "etcd of site west has no home record")
 
 
 async def test_a_home_goes_on_while_its_peer_is_silent_and_stops_if_it_was_to(pair: Pair) -> None:
