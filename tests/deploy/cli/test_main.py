@@ -14,6 +14,7 @@ import click
 import pytest
 from rich.console import Console
 
+from tests.harness.forkserver import forked
 from tests.harness.recorded import answering
 from tests.harness.waiting import free_port
 from understudy.deploy.cli import commands_read
@@ -48,7 +49,7 @@ def up(tmp_path):
 
     def run(*arguments, **environment):
         return subprocess.run(
-            [sys.executable, "-m", "understudy.deploy.cli", "up", *arguments],
+            forked([sys.executable, "-m", "understudy.deploy.cli", "up", *arguments], forks=True),
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             capture_output=True,
