@@ -39,6 +39,7 @@ FAILURES = (
     Failure("control server", "another one leads; slots stay where they are", "no", "control"),
     Failure("etcd member", "the other members of etcd elect a leader", "no", "etcd-leader"),
     Failure("site", "members of other sites take over", "no, if etcd keeps its majority", "site"),
+    Failure("planned switch of a site", "its members hand their slots over", "no", "site-offline"),
     Failure("link between sites", "members that reach etcd's leader go on; both sites may lose slots", "no", "link"),
     Failure("witness", "nothing moves; the next loss stops writes", "start it again"),
     Failure("link and witness", "etcd has no majority; sync writes stop", "restore the link or the witness"),
