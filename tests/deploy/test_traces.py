@@ -143,7 +143,8 @@ async def test_traces_agree_with_clients_link_to_their_requests_and_emit_what_is
     explained = set(re.findall(r"`(understudy_[a-z_]+)`", PAGE.split("\n## Metrics\n")[1].split("\n## ")[0]))
     ours = {name for name in metrics if name.startswith("understudy_")}
     assert {name for name in metrics - ours if not name.startswith(("python_", "process_"))} == set()
-    elsewhere = ("understudy_injector_", "understudy_control_")  # of an injector, of a server for several pools
+    # Those of an injector, of a server for several pools, and of a mirror between two sites.
+    elsewhere = ("understudy_injector_", "understudy_control_", "understudy_mirror_", "understudy_home_")
     assert ours == {name for name in explained if not name.startswith(elsewhere)} - OF_POOLS_BALANCED_BY_LOAD
 
 
