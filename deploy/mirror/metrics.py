@@ -48,8 +48,8 @@ class _MirrorCollector(Collector):
             "understudy_mirror_whole", "1 unless everything is being copied anew", value=float(copier.progress.whole)
         )
         yield CounterMetricFamily(
-            "understudy_mirror_writes_total", "Writes to sessions that were applied", value=copier.progress.writes
+            "understudy_mirror_writes", "Writes to sessions that were applied", value=copier.progress.writes
         )
         yield CounterMetricFamily(
-            "understudy_mirror_resyncs_total", "How often everything was copied", value=copier.resyncs
+            "understudy_mirror_resyncs", "How often everything was copied", value=copier.resyncs
         )
