@@ -50,6 +50,4 @@ class _MirrorCollector(Collector):
         yield CounterMetricFamily(
             "understudy_mirror_writes", "Writes to sessions that were applied", value=copier.progress.writes
         )
-        yield CounterMetricFamily(
-            "understudy_mirror_resyncs", "How often everything was copied", value=copier.resyncs
-        )
+        yield CounterMetricFamily("understudy_mirror_resyncs", "How often everything was copied", value=copier.resyncs)
