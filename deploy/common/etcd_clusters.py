@@ -19,7 +19,7 @@ import msgspec
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.options import EtcdOptions, require_name
-from understudy.statesync.etcd.settings import EtcdSettings
+from understudy.statesync.etcd.settings import EtcdSettings, address_of
 from understudy.statesync.parsing.spec_yaml import read_yaml
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.tls.pem_files import PemFiles
@@ -58,14 +58,10 @@ def read_clusters(given: Iterable[str], common: EtcdOptions, option: str = "--et
 
 def led_by(settings: EtcdSettings, leader: str, where: str) -> EtcdSettings:
     """The settings with the endpoint that is to lead etcd, '' for none; raises :class:`DeployError` if it is none."""
-    wanted = _bare(leader)
-    if wanted and wanted not in map(_bare, settings.endpoints):
+    wanted = address_of(leader)
+    if wanted and wanted not in map(address_of, settings.endpoints):
         raise DeployError(f"{where}: {leader} is not among the addresses of etcd: {', '.join(settings.endpoints)}")
     return msgspec.structs.replace(settings, leader=wanted)
-
-
-def _bare(endpoint: str) -> str:
-    return endpoint.partition("://")[2].rstrip("/") or endpoint
 
 
 def _of_addresses(where: str, common: EtcdOptions, option: str) -> EtcdSettings:

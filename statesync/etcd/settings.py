@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 DEFAULT_ENDPOINT = "127.0.0.1:2379"
 
 
+def address_of(endpoint: str) -> str:
+    """``host:port`` of an endpoint, which may be written as a URL."""
+    return endpoint.rpartition("://")[2].rstrip("/")
+
+
 class EtcdSettings(msgspec.Struct, frozen=True):
     """``endpoints`` are ``host:port``; ``tls`` and the user are optional.
 

@@ -19,6 +19,7 @@ from understudy.statesync.etcd import etcd_pb2 as rpc
 from understudy.statesync.etcd.errors import NO_LEADER, EtcdError, Unavailable, Verdict, error_of, judge
 from understudy.statesync.etcd.leader import NO_LEADER_PAUSE, GivenUp, LeaderReport, LeaderWatch
 from understudy.statesync.etcd.model import Message
+from understudy.statesync.etcd.settings import address_of
 from understudy.statesync.tls.pem_files import PemFiles
 from understudy.telemetry.timing.backoff import Backoff
 
@@ -155,7 +156,7 @@ class Transport:
         if not endpoints:
             raise ValueError("an etcd client needs at least one endpoint")
         credentials = tls.channel_credentials() if tls else None
-        addresses = [endpoint.split("://")[-1].rstrip("/") for endpoint in endpoints]
+        addresses = list(map(address_of, endpoints))
         self.timeout = timeout
         self.endpoints = [EtcdEndpoint(address, credentials) for address in addresses]
         self.closed = False

@@ -33,6 +33,9 @@ HEAD_START = 0.1
 """Seconds for which a direct probe runs alone: mostly it is answered, or refused, within milliseconds."""
 ANSWER_LASTS = 1.0
 """Seconds for which an answer counts, so that many callers who miss one member do not ask it again and again."""
+STEADY_FOR = 5.0
+"""Seconds for which another process of the same site must have answered, or sent beats, without a gap: only then the
+link to the site counts as whole."""
 SLOW_ETCD = 3.0
 """How many times as long as etcd took for the question the answer may take on top: it takes the member's watch, its
 write and a read here."""

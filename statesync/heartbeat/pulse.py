@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from understudy.statesync.heartbeat.adaptive_timeout import Delays, adaptive_timeout
+from understudy.statesync.heartbeat.challenge import STEADY_FOR
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.pool.addresses import split_address
 
@@ -36,8 +37,6 @@ STOOD_STILL = 0.1
 LINK_STANDS_AFTER = 0.15
 """Seconds after an unanswered question in which another process of the same site must have answered: then the link
 carried packets both ways after that question. It is longer than a round trip between sites."""
-STEADY_FOR = 5.0
-"""Seconds for which another process of the same site must have answered without a gap."""
 GAP = 0.5
 """Seconds between two answers that are a gap: the link may have been cut meanwhile."""
 CONNECT_AGAIN = 1.0

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from understudy.statesync.heartbeat.adaptive_timeout import Delays, adaptive_timeout
+from understudy.statesync.heartbeat.challenge import STEADY_FOR
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.pool.records import Member, MemberState
 from understudy.xds.membership.member_health import (
@@ -41,9 +42,7 @@ from understudy.xds.membership.member_health import (
 )
 
 DEFAULT_TIMEOUTS = DetectorTimeouts()
-STEADY_FOR = 5 * SECOND
-"""How long, in ns, another member of a site must have been heard without a gap, so that the link to the site counts as
-whole."""
+_STEADY_FOR = round(STEADY_FOR * SECOND)
 
 
 class FailureDetector:
@@ -322,12 +321,12 @@ class _Sites:
     def may_be_cut_off(self, health: MemberHealth) -> bool:
         """Whether the silence of this member may be that of the link to its site, and not its own.
 
-        It is not if another member of the site was heard for :data:`STEADY_FOR` before, and since. A link that has just
+        It is not if another member of the site was heard for ``STEADY_FOR`` before, and since. A link that has just
         come back proves nothing: some streams recover seconds after others.
         """
         silent_from = health.unlinked or health.last_sign
         heard_from = self._heard.get(health.site)
-        heard = heard_from is not None and heard_from + STEADY_FOR <= silent_from
+        heard = heard_from is not None and heard_from + _STEADY_FOR <= silent_from
         return bool(health.site) and not heard and bool(self._sites - {health.site})
 
 
