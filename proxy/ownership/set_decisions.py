@@ -320,4 +320,5 @@ class SetDecisions:
             return None  # the watch has not brought the record of our own claim yet
         if agreed_set(owned.owner, at) != active.stream.agreed:
             return None
+        active.checked = None  # the new set may not be as it should be, although nothing else changes
         return Change(active, wanted, owned.fence, at.revision, at.record, learner, saves)

@@ -209,6 +209,29 @@ async def test_who_keeps_a_write_waiting_leaves_after_the_patience(hand: Changin
     assert await hand.stored("k") == "v"
 
 
+async def test_who_left_for_a_late_write_joins_again_though_nothing_else_changes(hand: Changing) -> None:
+    committing(hand)
+    await hand.begin(TWO)
+    hand.caught_up(B)
+    await until(lambda: _looked_at(hand), 20, "the set is as it should be")
+    waits_since(hand, "k", 2 * PATIENCE)
+    await hand.step()
+    assert await hand.members() == {A}
+    hand.caught_up(B)
+    await until(lambda: _has_joined(hand), 20, "b joins again")
+
+
+async def _looked_at(hand: Changing) -> bool:
+    """Whether the slot has been looked at, and nothing in it has to be changed."""
+    await hand.step()
+    return hand.active.slots[0].checked is not None
+
+
+async def _has_joined(hand: Changing) -> bool:
+    await hand.step()
+    return await hand.members() == {A, B}
+
+
 async def test_who_is_silent_leaves_though_no_write_waits(hand: Changing) -> None:
     await hand.begin(TWO)
     hand.caught_up(B)
