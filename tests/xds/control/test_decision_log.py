@@ -53,6 +53,7 @@ async def leading(pool: ControlPool, name: str = "control-1") -> AsyncIterator[C
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        await pool.client.delete(pool.keys.leader)  # A decision that is still under way fails from here on.
         await telemetry.aclose()
 
 
@@ -185,25 +186,28 @@ async def test_a_deposed_leader_leaves_no_record(pool: ControlPool) -> None:
 
 
 async def test_old_records_are_removed_and_the_rest_stays_verifiable(pool: ControlPool) -> None:
-    async with leading(pool) as controller:
-        names = [f"cart-{number}" for number in range(1, 8)]
-        for name in names:
-            await join(pool, name)
-        count = len(await entries(pool))
-        fence = controller.leader._leadership.fence
-        for kept, batch, removed in ((count - 1, 2, 0), (2, 2, 2), (2, 2, 2), (count, 2, 0)):
-            assert await trim(pool.client, pool.keys, Chain.DECISIONS, fence, kept=kept, batch=batch) == (removed, "")
-        wrong = CreateRevision(pool.keys.leader, 1)
-        assert await trim(pool.client, pool.keys, Chain.DECISIONS, wrong, kept=1, batch=1) == (0, "")
-        found = await report(pool)
-        assert (found.first, found.newest.number, found.faults) == (5, count, ())
+    async with leading(pool):
+        for number in range(1, 8):
+            await join(pool, f"cart-{number}")
+    # Nobody leads while the records are counted: the members do not answer, and their loss would be a decision too.
+    fence = CreateRevision(pool.keys.leader, 0)
+    count = len(await entries(pool))
+    for kept, batch, removed in ((count - 1, 2, 0), (count - 3, 2, 2), (count - 5, 2, 2), (count, 2, 0)):
+        assert await trim(pool.client, pool.keys, Chain.DECISIONS, fence, kept=kept, batch=batch) == (removed, "")
+    wrong = CreateRevision(pool.keys.leader, 1)
+    assert await trim(pool.client, pool.keys, Chain.DECISIONS, wrong, kept=1, batch=1) == (0, "")
+    found = await report(pool)
+    assert (found.first, found.newest.number, found.faults) == (5, count, ())
+    async with leading(pool):
         await join(pool, "cart-8")
-        assert (await report(pool)).faults == ()
+    assert (await report(pool)).faults == ()
 
-        await pool.client.put(pool.keys.audit_record(Chain.DECISIONS, 5), b"{}")
-        removed, why = await trim(pool.client, pool.keys, Chain.DECISIONS, fence, kept=1, batch=1)
-        assert (removed, why) == (0, "record 5 was altered: it is not an audit record")
-        assert len(await entries_or_garbage(pool)) == count + 1 - 4
+    left = len(await entries(pool))
+    assert left > count - 4
+    await pool.client.put(pool.keys.audit_record(Chain.DECISIONS, 5), b"{}")
+    removed, why = await trim(pool.client, pool.keys, Chain.DECISIONS, fence, kept=1, batch=1)
+    assert (removed, why) == (0, "record 5 was altered: it is not an audit record")
+    assert len(await entries_or_garbage(pool)) == left
 
 
 async def entries_or_garbage(pool: ControlPool) -> list[Kv]:
