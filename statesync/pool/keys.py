@@ -13,6 +13,7 @@ from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.pool.slots import MAX_SLOTS
 
 ROOT = "/understudy/v1/"
+GROUPS = "/understudy/v1-groups/"
 _DIGITS = 5
 
 
@@ -280,6 +281,30 @@ class PoolKeys(AuditKeys):
             KeyRange(commits.end, self.requests),
             KeyRange(prefix_range(self.sessions).end, whole.end),
         )
+
+
+def groups_of(tenant: str) -> str:
+    """Prefix of the groups of a tenant's pools, or with ``-`` of pools without a tenant."""
+    return f"{GROUPS}{tenant}/"
+
+
+@dataclass(frozen=True)
+class GroupKeys:
+    """Key names of one group of pools. ``group`` is :attr:`PoolSpec.full_group`.
+
+    They are apart from the keys of pools, since every pool of the group reads those of the others.
+    """
+
+    group: str
+
+    @cached_property
+    def prefix(self) -> str:
+        """Prefix of what the pools of the group say about their sites."""
+        return f"{GROUPS}{self.group}/"
+
+    def pool(self, pool: str) -> str:
+        """What one pool says; written by its leading control server."""
+        return self.prefix + pool
 
 
 def slot_in(key: str, prefix: str) -> int:
