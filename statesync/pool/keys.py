@@ -83,6 +83,11 @@ class PoolKeys(AuditKeys):
         return f"{self.prefix}spec-at-fronts"
 
     @cached_property
+    def front_hold(self) -> str:
+        """There while front Envoys reject a spec: its revision. It stands between the spec and the table too."""
+        return f"{self.prefix}spec-rejected"
+
+    @cached_property
     def table(self) -> str:
         """The slot table; written by the leading control server."""
         return f"{self.prefix}table"
