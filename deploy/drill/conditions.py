@@ -12,9 +12,9 @@ from typing import Any
 
 from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.member_views import order_of, slots_of
-from understudy.deploy.inspect.sites import copies_by_slot
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.records import MemberState
+from understudy.statesync.pool.site_copies import copies_by_slot
 from understudy.statesync.pool.spec_parts import Objectives
 from understudy.statesync.pool.state import PoolState
 

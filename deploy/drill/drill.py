@@ -41,12 +41,12 @@ from understudy.deploy.drill.measure import (
 from understudy.deploy.drill.record import DrillRecorder
 from understudy.deploy.inspect.controls import AdminError, ask_control
 from understudy.deploy.inspect.query import read_pool, require_pool
-from understudy.deploy.inspect.sites import lagging_slots
 from understudy.deploy.inspect.sync import newest_revision, read_sync
 from understudy.statesync.audit.entry import Act, Actor
 from understudy.statesync.audit.log import OperatorLog
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
 from understudy.statesync.pool.records import Intent
+from understudy.statesync.pool.site_copies import lagging_slots
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_parts import Objectives
 from understudy.statesync.pool.state import PoolState

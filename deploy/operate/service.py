@@ -9,11 +9,11 @@ import msgspec
 from understudy.deploy.common.console_style import utc_time
 from understudy.deploy.common.errors import NegativeAnswer
 from understudy.deploy.inspect.draining import takers
-from understudy.deploy.inspect.sites import lagging_slots
 from understudy.deploy.inspect.views import ranges
 from understudy.statesync.audit.entry import Act
 from understudy.statesync.audit.log import OperatorLog
 from understudy.statesync.pool.records import Intent
+from understudy.statesync.pool.site_copies import lagging_slots
 from understudy.statesync.pool.site_records import DependencyDown
 from understudy.statesync.pool.state import PoolState
 

@@ -63,6 +63,8 @@ from understudy.proxy.sidecar.metrics import PartsCollector, SidecarMetrics
 from understudy.proxy.sidecar.name_holder import NameHolder
 from understudy.proxy.sidecar.parts import Sidecar
 from understudy.proxy.sidecar.settings import SidecarSettings
+from understudy.proxy.sidecar.site_watch import SiteWatch
+from understudy.proxy.sidecar.take_over_watch import TakeOverWatch
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.heartbeat.challenge import Challenger
 from understudy.statesync.heartbeat.pulse import Pulses
@@ -159,6 +161,8 @@ def assemble(
             pool, copies.replica, _copy_repair(base, replication), etcd, recorder, interval=settings.scrub_interval
         ),
         name=name,
+        take_over=TakeOverWatch(pool, etcd, client),
+        site_watch=SiteWatch(pool, owned),
         registration=registration_of(base, status, name, resources),
     )
     _meter(metrics, sidecar, telemetry)
@@ -192,6 +196,8 @@ def _services(
         "member state": sidecar.registration.watch_state(),
         "pool": pool_watch.run(),
         "challenges": base.challenges.run(),
+        "take-overs of etcd": sidecar.take_over.run(),
+        "slots on one site": sidecar.site_watch.run(),
         "watch": copies.informer.run(),
         "member record": sidecar.registration.run(),
         "heartbeats": _heartbeats(base, sidecar).run(),

@@ -111,6 +111,11 @@ class PoolKeys(AuditKeys):
         return f"{self.site_intent(site)}/{name}"
 
     @cached_property
+    def take_over(self) -> str:
+        """The last time that a site went on with its part of etcd alone. It stands behind the table."""
+        return f"{self.prefix}take-over"
+
+    @cached_property
     def controls(self) -> str:
         """Prefix of the control servers' addresses."""
         return f"{self.prefix}controls/"
