@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -72,11 +73,13 @@ def sites_view(
         "on_two_sites": sum(len(there) > 1 for there in copies.values()),
         "sites": rows,
         "switch": _switch_view(state, now),
+        "practice": _practice_view(state),
         "front_requests": dict(sorted((shares or {}).items())),
         "degraded": [
             *_degraded_sites(state, rows),
             *_resting_sites(state, rows),
             *_degraded_needs(state),
+            *_overdue(state, now),
             *_degraded_copies(state, now, max((one.one_site_seconds for one in said.values() if one), default=0.0)),
             *_degraded_etcd(etcd),
         ],
@@ -121,6 +124,20 @@ def _switch_view(state: PoolState, now: float) -> View | None:
     rules = state.spec.record.site_switch
     left = min(max(switch.at + rules.freeze - now, 0.0), rules.freeze)
     return {"to": list(switch.to), "at": switch.at, "why": switch.why, "gap": rules.gap, "frozen_for": left}
+
+
+def _practice_view(state: PoolState) -> View | None:
+    """The last practice of a switch; None if there was none."""
+    runs = state.practices.record.runs if state.practices else ()
+    return msgspec.to_builtins(runs[-1]) if runs else None
+
+
+def _overdue(state: PoolState, now: float) -> Iterable[View]:
+    """Too long ago that a switch was practised; a pool that never practised is not reminded."""
+    if state.practices and state.practices.record.overdue(now):
+        days = state.practices.record.every / 86400
+        what = f"no switch of sites was practised to its end in the last {days:g} days"
+        yield _degraded(what, None, "understudy drill site-offline --site SITE --for 10m")
 
 
 def _degraded_needs(state: PoolState) -> Iterable[View]:
@@ -286,6 +303,8 @@ def sites_table(view: View, now: float) -> RenderableType:
     graded = [Text(f"grade of {_named(row['site'])}: {row['grade_why']}") for row in view["sites"] if row["grade_why"]]
     if view["switch"]:
         graded.append(Text(_switched(view["switch"], now)))
+    if view["practice"]:
+        graded.append(Text(_practised(view["practice"])))
     shares = [Text(_share(site, said)) for site, said in view["front_requests"].items()]
     problems = [
         Text(f"! {one['what']}{_age(one['since'], now)}: {one['remedy']}", style="yellow") for one in view["degraded"]
@@ -299,6 +318,15 @@ def _switched(switch: Mapping[str, Any], now: float) -> str:
     return (
         f"{', '.join(switch['to']) or '(none)'} serves{_age(switch['at'], now)}{why}; grades switch{frozen} "
         f"from a difference of {switch['gap']} on"
+    )
+
+
+def _practised(run: Mapping[str, Any]) -> str:
+    why = f" ({run['why']})" if run["why"] else ""
+    back = "" if run["back_seconds"] is None else f", back after {run['back_seconds']:g} s"
+    return (
+        f"last practice: {utc_time(run['at'])}, site {run['site']} offline for {run['seconds']:g} s{back}: "
+        f"{run['outcome']}{why}"
     )
 
 

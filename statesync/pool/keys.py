@@ -182,6 +182,11 @@ class PoolKeys(AuditKeys):
         return f"{self.moves}progress"
 
     @cached_property
+    def practices(self) -> str:
+        """How the last practices of a switch of sites ended."""
+        return f"{self.prefix}practices"
+
+    @cached_property
     def probes(self) -> str:
         """Prefix of the keys that are written only to see when a member has applied their revision."""
         return f"{self.prefix}probes/"

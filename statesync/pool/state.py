@@ -20,6 +20,7 @@ from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.parsing.stored import brief
 from understudy.statesync.pool.home import Home
 from understudy.statesync.pool.keys import PoolKeys, slot_in
+from understudy.statesync.pool.practice import Practices
 from understudy.statesync.pool.rebalance import MovePlan, MoveProgress
 from understudy.statesync.pool.records import (
     ControlServer,
@@ -83,6 +84,7 @@ class PoolState(msgspec.Struct):
     beat: int = 0
     """The revision of the home's last beat."""
     take_over: At[SiteTakeOver] | None = None
+    practices: At[Practices] | None = None
     move_plan: At[MovePlan] | None = None
     move_progress: At[MoveProgress] | None = None
     members: dict[str, At[Member]] = msgspec.field(default_factory=dict)
@@ -119,6 +121,7 @@ class PoolState(msgspec.Struct):
             (keys.leader, self.leader),
             (keys.table, self.table),
             (keys.take_over, self.take_over),
+            (keys.practices, self.practices),
             (keys.move_plan, self.move_plan),
             (keys.move_progress, self.move_progress),
             (keys.home, self.home),
@@ -204,7 +207,7 @@ class PoolState(msgspec.Struct):
 
     def _forget_all(self) -> None:
         self.spec = self.front_spec = self.table = self.leader = self.take_over = None
-        self.move_plan = self.move_progress = None
+        self.move_plan = self.move_progress = self.practices = None
         self.home, self.beat = None, 0
         named = (self.members, self.controls, self.failovers, self.intents, self.sites, self.dependencies)
         for records in (*named, self.owners, self.sync_sets, self.revivals, self.faults, self.unreadable):
@@ -295,6 +298,10 @@ class PoolState(msgspec.Struct):
             kv = event.kv
             self.take_over = At(SiteTakeOver.decode(kv.value), kv.mod_revision) if event.kind == "put" else None
             return Changed.TAKE_OVER
+        if key == self.keys.practices:
+            kv = event.kv
+            self.practices = At(Practices.decode(kv.value), kv.mod_revision) if event.kind == "put" else None
+            return Changed.NOTHING
         site, of_site, dependency = key.removeprefix(self.keys.site_intents).partition("/")
         if of_site and key.startswith(self.keys.site_intents):
             self._decode_dependency((site, dependency), event)
