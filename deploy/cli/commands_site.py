@@ -141,8 +141,9 @@ def offline(
     The site stays out of service until 'understudy site online' or until its time is over: 2 hours, unless --for or
     --until-i-say says otherwise. Members that start there meanwhile get no slots.
 
-    Refused, unless --force is given: the site has no member; another site is offline; slots that the site serves have
-    no current copy elsewhere yet, although they should.
+    Refused, unless --force is given: the site has no member; another site is offline; slots are moving; the other sites
+    could not carry the load, or not with the loss of one more member; slots that the site serves have no current copy
+    elsewhere yet, although they should. Without a control server the load is not known, and not checked.
 
     Exit code 1: refused, no other site can take its slots, or it still owns slots after --wait.
     """
@@ -163,6 +164,7 @@ def offline(
 async def _offline(
     place: PoolLocation, intent: "Intent", reason: str, wait: float, *, force: bool, quiet: bool
 ) -> dict[str, Any]:
+    from understudy.deploy.inspect.capacity import without_headroom
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.operate import service
     from understudy.statesync.audit.log import OperatorLog
@@ -173,7 +175,8 @@ async def _offline(
         require_pool(state, place.etcd)
         members = service.members_of(state, site)
         log = OperatorLog(client, state.keys, this_operator("site offline", place.etcd), reason)
-        await service.carry_out(log, service.site_offline(state, intent, force=force))
+        no_room = "" if force else await without_headroom(state, site)
+        await service.carry_out(log, service.site_offline(state, intent, force=force, no_room=no_room))
         every = partial(service.members_of, site=site)
         left = await follow_until_empty(
             client, place.pool, f"site {site}", lambda state: set(every(state)), wait, state, quiet=quiet

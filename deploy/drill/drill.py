@@ -44,7 +44,6 @@ from understudy.deploy.drill.settings import DrillResult, DrillSettings
 from understudy.deploy.inspect.controls import AdminError, ask_control
 from understudy.deploy.inspect.query import read_pool, require_pool
 from understudy.deploy.inspect.sync import newest_revision, read_sync
-from understudy.deploy.operate import service
 from understudy.statesync.audit.entry import Act, Actor
 from understudy.statesync.audit.log import OperatorLog
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
@@ -150,7 +149,7 @@ class Drill:
         if self._settings.kind is DrillKind.SITE and (reasons := "\n".join(site_refusals(state, name))):
             raise DrillRefused(f"the drill is refused, nothing was changed:\n{reasons}")
         if self._practice is not None:
-            service.site_offline(state, self._practice.intent(name))  # raises where it is refused
+            await self._practice.require_allowed(state, name)
         measure = self._measure(require_pool(state, self._place.etcd), state)
         try:
             await measure.start()

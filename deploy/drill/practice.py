@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from understudy.deploy.drill.conditions import ClientView, members_of_site, slots_by_member
 from understudy.deploy.drill.measure import ClientMeasure
 from understudy.deploy.drill.settings import DrillSettings
+from understudy.deploy.inspect.capacity import without_headroom
 from understudy.deploy.operate import service
 from understudy.statesync.audit.entry import Actor
 from understudy.statesync.audit.log import OperatorLog
@@ -66,6 +67,10 @@ class SitePractice:
         """Out of service, until some time after the practice should be over."""
         now = time.time()
         return Intent(site=site, until=now + self._settings.seconds + EMPTY_TIMEOUT + BACK_TIMEOUT, since=now)
+
+    async def require_allowed(self, state: PoolState, site: str) -> None:
+        """Raise ``NegativeAnswer`` where ``site offline`` refuses."""
+        service.site_offline(state, self.intent(site), no_room=await without_headroom(state, site))
 
     async def begin(self, state: PoolState, site: str) -> None:
         """Take the site out of service. Raises ``NegativeAnswer`` where ``site offline`` refuses."""
