@@ -88,19 +88,19 @@ def site_offline(state: PoolState, intent: Intent, *, force: bool = False, no_ro
             f"{site} is the last site that can serve pool {pool}: bring another site into service first"
         )
     if not force:
-        _require_safe(state, site, away - {site}, no_room)
+        _require_safe(state, site, away - {site}, no_room, again=site in state.offline(intent.since))
     act = Act(f"site offline {site}", detail=_until(intent), undo=f"understudy site online {site} --pool {pool}")
     return Change(act, state.keys.site_intent(site), intent)
 
 
-def _require_safe(state: PoolState, site: str, away: frozenset[str], no_room: str) -> None:
-    """Raise :class:`NegativeAnswer` where only ``--force`` may go on."""
+def _require_safe(state: PoolState, site: str, away: frozenset[str], no_room: str, *, again: bool) -> None:
+    """Raise :class:`NegativeAnswer` where only ``--force`` may go on. ``again``: the site gets another end only."""
     overrule = "--force --reason WHY goes on nevertheless"
     for other in sorted(away):
         raise NegativeAnswer(
             f"site {other} is offline already: bring it back first with 'understudy site online {other}'; {overrule}"
         )
-    if moving := moving_slots(state):
+    if not again and (moving := moving_slots(state)):
         raise NegativeAnswer(
             f"a failover or another switch is under way, {len(moving)} slots are moving ({ranges(moving)}): wait until "
             f"'understudy status' shows them at rest; {overrule}"

@@ -68,6 +68,13 @@ def test_what_is_not_safe_is_refused_unless_forced(
     assert site_offline(state, INTENT, force=True, no_room=no_room).intent == INTENT
 
 
+def test_a_site_that_is_handing_over_gets_another_end() -> None:
+    state = pool()
+    moving(state)
+    state.sites["east"] = At(Intent(since=NOW - 60, site="east"), 6)
+    assert site_offline(state, INTENT).intent == INTENT
+
+
 def test_the_last_site_is_refused_also_with_force() -> None:
     state = pool()
     del state.members["w1"]

@@ -1,6 +1,7 @@
-"""Two sites with 2 + 1 members of etcd: the site that is left takes over, and the etcd of before is kept out.
+"""A site is lost with its members of etcd, and comes back with nothing. Each site has a member of the pool.
 
-East has two members of etcd and west has one. Each site has a member of the pool.
+With 2 + 1 members of etcd the site that is left takes over, and the etcd of before is kept out. With a witness etcd
+goes on.
 """
 
 from collections.abc import AsyncIterator
@@ -10,10 +11,11 @@ from pathlib import Path
 
 from tests.harness.commands import Commands, commands
 from tests.harness.etcd import EtcdServer, running_cluster
+from tests.harness.records import SeenSyncSet
 from tests.harness.sidecars import PATIENT, SidecarPool, sidecar_pool
 from tests.harness.waiting import until
 from understudy.deploy.inspect.query import read_pool
-from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 
 SITES = {"cart-e": "east", "cart-w": "west"}
 ORDERS = (("cart-e", "cart-w"), ("cart-w", "cart-e"))
@@ -22,16 +24,17 @@ SPEC = f"slots: 8\ncopies: 2\n{PATIENT}"
 
 @dataclass
 class TwoSites:
-    """The pool over both sites. ``east`` and ``west`` are the members of etcd there."""
+    """The pool over both sites. ``east``, ``west`` and ``witness`` are the members of etcd there and elsewhere."""
 
     pool: SidecarPool
     east: list[EtcdServer]
     west: EtcdServer
     commands: Commands
+    witness: list[EtcdServer]
 
     @property
     def endpoints(self) -> str:
-        return ",".join(member.endpoint for member in (*self.east, self.west))
+        return ",".join(member.endpoint for member in (*self.east, self.west, *self.witness))
 
     async def write(self, number: int, value: str) -> int:
         """Write a session of a slot that east serves (0) or west serves (1), on west; returns the status."""
@@ -74,10 +77,15 @@ class TwoSites:
 
 
 @asynccontextmanager
-async def two_sites(home: Path) -> AsyncIterator[TwoSites]:
-    async with running_cluster() as (*east, west), sidecar_pool(west, "cart", SPEC) as pool, commands(home) as run:
+async def two_sites(home: Path, *, witness: bool) -> AsyncIterator[TwoSites]:
+    async with (
+        running_cluster() as (first, second, west),
+        sidecar_pool(west, "cart", SPEC) as pool,
+        commands(home) as run,
+    ):
         pool.flags, pool.logs = lambda member: ("--site", SITES[member]), home
-        sites = TwoSites(pool, east, west, run)
+        east, elsewhere = ([first], [second]) if witness else ([first, second], [])
+        sites = TwoSites(pool, east, west, run, elsewhere)
         await pool.start("cart-e", "cart-w", etcd=sites.endpoints)
         await pool.settle(*ORDERS)
         await pool.await_copies("cart-e", "cart-w")
@@ -93,7 +101,7 @@ async def sessions_in(etcd: EtcdServer, pool: SidecarPool) -> dict[str, int]:
 
 
 async def test_the_site_that_is_left_goes_on_and_the_etcd_of_before_is_kept_out(tmp_path: Path) -> None:
-    async with two_sites(tmp_path) as sites:
+    async with two_sites(tmp_path, witness=False) as sites:
         pool, west = sites.pool, sites.west
         west.stop()
         code, said = await sites.take_over("--yes")
@@ -151,3 +159,29 @@ async def test_the_site_that_is_left_goes_on_and_the_etcd_of_before_is_kept_out(
         await pool.await_copies("cart-e")
         await pool.settle(*ORDERS)
         assert [await sites.read("cart-e", number) for number in (0, 1)] == [b"again", b"again"]
+
+
+async def test_with_a_witness_a_site_that_lost_everything_is_full_by_itself_before_it_owns_a_slot(
+    tmp_path: Path,
+) -> None:
+    async with two_sites(tmp_path, witness=True) as sites:
+        pool, (lost,) = sites.pool, sites.east
+        sites.lose_east()
+        await sites.written("meanwhile")
+        line = next(line for line in sites.west.ctl("member", "list").splitlines() if f", {lost.name}," in line)
+        sites.west.ctl("member", "remove", line.partition(",")[0])
+        await sites.join_again(lost)
+        await pool.start("cart-e", etcd=sites.endpoints)
+        await pool.settle(*ORDERS)
+        back = await pool.record("cart-e")
+        assert back is not None
+        for slot in (slot for slot, owner in (await pool.owners()).items() if owner.active == "cart-e"):
+            (owner,) = (await pool.client.range(just(pool.keys.owner(slot)))).kvs
+            before = await pool.client.range(just(pool.keys.sync_set(slot)), revision=owner.mod_revision - 1)
+            assert ("cart-e", back.boot) in SeenSyncSet.read(before.kvs[0].value).members, f"slot {slot}"
+        assert [await sites.read("cart-e", number) for number in (0, 1)] == [b"meanwhile", b"meanwhile"]
+
+
+def just(key: str) -> KeyRange:
+    """The range of one key."""
+    return KeyRange(key, key + "\0")
