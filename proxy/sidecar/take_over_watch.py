@@ -78,10 +78,7 @@ class TakeOverWatch:
 
     async def _in_etcd(self) -> int:
         kv = await self._etcd.get(self._pool.identity.keys.take_over)
-        try:
-            return SiteTakeOver.decode(kv.value).generation if kv else 0
-        except ValueError:
-            return 0
+        return SiteTakeOver.generation_in(kv.value if kv else None)
 
 
 def _given_up(peer: Member, known: int, here: int) -> str:

@@ -73,3 +73,11 @@ class SiteTakeOver(msgspec.Struct, frozen=True):
             typed("at", float, raw.get("at", 0.0)),
             typed("why", str, raw.get("why", "")),
         )
+
+    @classmethod
+    def generation_in(cls, value: bytes | None) -> int:
+        """The generation in a value of etcd; 0 if there is none, or it cannot be read."""
+        try:
+            return cls.decode(value).generation if value is not None else 0
+        except ValueError:
+            return 0

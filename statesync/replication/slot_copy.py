@@ -131,6 +131,12 @@ class SlotCopy:
         """Whether messages of the active of ``epoch`` are taken in."""
         return self._refusal(epoch) is None
 
+    def nothing_saved(self, sessions: Iterable[tuple[int, str]]) -> None:
+        """Etcd may have lost anything: all sessions (version, key) that readers may see have to be saved again."""
+        known = {one.version for one in self.unsaved}
+        again = [Unsaved(version, key) for version, key in sessions if version <= self.shown and version not in known]
+        self.saved, self.unsaved = 0, sorted([*again, *self.unsaved], key=_version)
+
     def become_active(self) -> list[Entry]:
         """The writes that are not known to be acknowledged, for the stream of the epoch that this process begins."""
         return list(self.pending)

@@ -89,6 +89,7 @@ async def two_sites(home: Path, *, witness: bool) -> AsyncIterator[TwoSites]:
         await pool.start("cart-e", "cart-w", etcd=sites.endpoints)
         await pool.settle(*ORDERS)
         await pool.await_copies("cart-e", "cart-w")
+        await until(lambda: pool.protected(2), what="both members are in all sync sets, as west's etcd has it")
         await sites.written("before")
         yield sites
 
@@ -159,6 +160,27 @@ async def test_the_site_that_is_left_goes_on_and_the_etcd_of_before_is_kept_out(
         await pool.await_copies("cart-e")
         await pool.settle(*ORDERS)
         assert [await sites.read("cart-e", number) for number in (0, 1)] == [b"again", b"again"]
+
+
+async def test_what_is_in_memory_on_the_site_that_is_left_is_saved_in_an_etcd_that_lagged(tmp_path: Path) -> None:
+    async with two_sites(tmp_path, witness=False) as sites:
+        pool, west = sites.pool, sites.west
+        west.stop()
+        keys = [pool.key_in(ORDERS, order[0]) for order in ORDERS]
+        for member, key in zip(SITES, keys, strict=True):
+            assert (await pool.call(member, "PUT", f"/{key}", "late"))[0] == 200
+        sites.lose_east()
+        code, said = await sites.take_over("--yes")
+        assert code == 0, said
+        await west.start()
+        for number, key in enumerate(keys):
+
+            async def saved(key: str = key) -> bool:
+                return await pool.stored_body(key) == b"late"
+
+            await until(saved, what=f"etcd has the newest version of session {number}")
+            assert await sites.read("cart-w", number) == b"late"
+        await sites.written("after")
 
 
 async def test_with_a_witness_a_site_that_lost_everything_is_full_by_itself_before_it_owns_a_slot(
