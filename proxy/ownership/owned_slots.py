@@ -90,11 +90,6 @@ class OwnedSlots:
         """The owned slot, open or not."""
         return self._owned.get(slot)
 
-    def fence_of(self, slot: int) -> int:
-        """The revision of the owner record that makes a slot ours; 0 if it is not ours."""
-        owned = self._owned.get(slot)
-        return owned.fence if owned is not None else 0
-
     def takes(self, slot: int) -> bool:
         """Whether the slot is ours and takes calls now."""
         owned = self._owned.get(slot)

@@ -229,7 +229,7 @@ def _replication(base: Base, recorder: Recorder, metrics: SidecarMetrics) -> _Re
     active = ActiveSlots(pool, copies.replica, copies.requests, committer, keeper, connections, base.updates)
     changes = SetChanges(pool, etcd, owned, active, connections, base.updates, base.loop_lag, base.home)
     owned.on_lose = active.lost
-    base.updates.on_take_over = EtcdSetBack(pool, copies.replica, keeper, owned, active).look
+    base.updates.on_take_over = EtcdSetBack(pool, copies.replica, keeper, owned).look
     base.updates.on_epoch = keeper.heard_of
     active.on_blocked = changes.wake
     connections.asking = lambda: base.contact.silent_for(time.monotonic()) > LATE

@@ -166,4 +166,13 @@ def test_after_etcd_was_set_back_every_session_that_readers_may_see_has_to_be_sa
     copy = copy_at("2.4", shown="2.4")
     copy.saved, copy.unsaved = v("2.3"), [Unsaved(v("2.4"), "d", b"outcome")]
     copy.nothing_saved([(v("2.4"), "d"), (v("2.1"), "a"), (v("2.9"), "later")])
-    assert (copy.saved, copy.unsaved) == (0, [Unsaved(v("2.1"), "a"), Unsaved(v("2.4"), "d", b"outcome")])
+    assert (copy.saved, copy.unsaved) == (v("2.1") - 1, [Unsaved(v("2.1"), "a"), Unsaved(v("2.4"), "d", b"outcome")])
+
+
+def test_sessions_that_an_etcd_has_again_are_removed_again() -> None:
+    copy = copy_at("2.4", shown="2.4")
+    copy.saved = v("2.4")
+    copy.nothing_saved([])
+    assert (copy.saved, copy.set_back) == (v("2.4"), True)
+    copy.removed(["gone"])
+    assert (copy.saved, copy.unsaved, copy.set_back) == (v("2.3"), [Unsaved(v("2.4"), "gone")], False)
