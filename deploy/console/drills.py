@@ -26,6 +26,7 @@ _BY_HAND = (
     ("etcd-leader", "kills the leader of etcd"),
     ("site", "kills all of a site at once"),
     ("link", "loses all packets between two sites"),
+    ("site-offline", "takes a site out of service, and brings it back"),
 )
 
 

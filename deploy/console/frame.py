@@ -16,11 +16,12 @@ from understudy.deploy.console.plans import last_plan
 from understudy.deploy.console.problems import Problem, problems_of
 from understudy.deploy.inspect.envoys import View
 from understudy.deploy.inspect.member_views import MemberReport, slots_of
-from understudy.deploy.inspect.sites import copies_by_slot, loss_text, site_rows
+from understudy.deploy.inspect.sites import loss_text, site_rows
 from understudy.deploy.inspect.versions import sessions_text
 from understudy.deploy.inspect.views import failovers_view, status_view, table_view
 from understudy.statesync.pool.ownership import agreed_set
 from understudy.statesync.pool.records import Phase
+from understudy.statesync.pool.site_copies import copies_by_slot
 from understudy.statesync.pool.state import PoolState
 from understudy.telemetry.timing.duration import length
 

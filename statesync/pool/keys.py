@@ -117,6 +117,11 @@ class PoolKeys(AuditKeys):
         return f"{self.site_intent(site)}/{name}"
 
     @cached_property
+    def take_over(self) -> str:
+        """The last time that a site went on with its part of etcd alone. It stands behind the table."""
+        return f"{self.prefix}take-over"
+
+    @cached_property
     def controls(self) -> str:
         """Prefix of the control servers' addresses."""
         return f"{self.prefix}controls/"
@@ -181,6 +186,11 @@ class PoolKeys(AuditKeys):
     def move_progress(self) -> str:
         """How far that plan is carried out."""
         return f"{self.moves}progress"
+
+    @cached_property
+    def practices(self) -> str:
+        """How the last practices of a switch of sites ended."""
+        return f"{self.prefix}practices"
 
     @cached_property
     def probes(self) -> str:

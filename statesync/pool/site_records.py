@@ -1,4 +1,4 @@
-"""What etcd has of a pool's sites: what a site lacks, and the last switch from one site to another."""
+"""What etcd has of a pool's sites: what a site lacks, the last switch, and the last forced take-over of etcd."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -86,3 +86,41 @@ class SiteSwitch(msgspec.Struct, frozen=True):
         """A record of parsed JSON; raises ``ValueError`` on anything that is not one."""
         to = typed("to", tuple[str, ...], raw.get("to"))
         return cls(to, typed("at", float, raw.get("at")), typed("why", str, raw.get("why", "")))
+
+
+class SiteTakeOver(msgspec.Struct, frozen=True):
+    """A site went on alone with its member of etcd, after the majority of etcd was lost (``site take-over``).
+
+    Members of etcd in ``removed`` (their ids) belong to the etcd of before: whatever they answer counts for nothing.
+    ``generation`` counts the take-overs of the pool. ``at`` is wall time in seconds, ``why`` the operator's reason.
+    """
+
+    generation: int
+    site: str
+    removed: tuple[int, ...] = ()
+    at: float = 0.0
+    why: str = ""
+
+    def encode(self) -> bytes:
+        """The record as compact JSON. Ids have 64 bits, so they are hexadecimal text."""
+        return compact_json({**msgspec.structs.asdict(self), "removed": [f"{one:x}" for one in self.removed]})
+
+    @classmethod
+    def decode(cls, value: bytes) -> "SiteTakeOver":
+        """Read a record; raises ``ValueError`` on anything that is not one."""
+        raw = read_object(value)
+        return cls(
+            typed("generation", int, raw.get("generation")),
+            typed("site", str, raw.get("site", "")),
+            tuple(int(one, 16) for one in typed("removed", tuple[str, ...], raw.get("removed", ()))),
+            typed("at", float, raw.get("at", 0.0)),
+            typed("why", str, raw.get("why", "")),
+        )
+
+    @classmethod
+    def generation_in(cls, value: bytes | None) -> int:
+        """The generation in a value of etcd; 0 if there is none, or it cannot be read."""
+        try:
+            return cls.decode(value).generation if value is not None else 0
+        except ValueError:
+            return 0

@@ -273,6 +273,8 @@ class Controller:
         """The etcd informer brings changed records."""
         proven = self.state_builder.state.front_spec
         self.state_builder.apply(batch)
+        if take_over := self.state_builder.state.take_over:
+            self._client.refuse(take_over.record.removed)
         self.detector.timeouts = self._timeouts()
         self.heartbeat.update_records(self.state_builder.members, self.state_builder.owning)
         table = self.state_builder.state.table
@@ -339,5 +341,5 @@ def watched_ranges(keys: PoolKeys) -> tuple[KeyRange, ...]:
         prefix_range(keys.site_intents),
         prefix_range(keys.controls),
         KeyRange(keys.failovers, prefix_range(keys.owners).end),
-        KeyRange(keys.spec, keys.table + "\0"),
+        KeyRange(keys.spec, keys.take_over + "\0"),
     )
