@@ -64,6 +64,27 @@ class EtcdData(msgspec.Struct, frozen=True):
             ) from None
 
     @property
+    def begun(self) -> Path:
+        """The file that is there while a take-over has begun and not ended; etcd takes no notice of it."""
+        return self.directory / "understudy-take-over.json"
+
+    def note_begun(self, before: Sequence[EtcdMember]) -> None:
+        """A take-over begins; these were the members of etcd. Raises :class:`DeployError`."""
+        try:
+            self.begun.write_bytes(msgspec.json.encode(before))
+        except OSError as error:
+            raise DeployError(f"{self.begun}: {error.strerror}") from None
+
+    def members_before(self) -> tuple[EtcdMember, ...]:
+        """The members of etcd when a take-over began that has not ended; () if there is none."""
+        try:
+            return msgspec.json.decode(self.begun.read_bytes(), type=tuple[EtcdMember, ...])
+        except FileNotFoundError:
+            return ()
+        except (OSError, msgspec.MsgspecError) as error:
+            raise DeployError(f"{self.begun}, which an interrupted take-over left, cannot be read: {error}") from None
+
+    @property
     def last_entry(self) -> float:
         """When etcd last wrote to its log (wall time in seconds); 0 if there is none."""
         return max((file.stat().st_mtime for file in (self.directory / "member" / "wal").glob("*.wal")), default=0.0)

@@ -86,11 +86,15 @@ class Estimate(msgspec.Struct, frozen=True):
 async def check(data: EtcdData, *, force: bool) -> tuple[EtcdMember, ...]:
     """Return the members of etcd, once it is shown that the majority is lost.
 
+    If a take-over of this data was interrupted, they are those of before.
+
     Raises:
         NegativeAnswer: the majority answers, or a lost member does and ``force`` is not given.
         DeployError: etcd runs on this data, or cannot be started with it.
     """
     data.require_stopped()
+    if begun := data.members_before():
+        return begun  # by now etcd is alone, so nothing can be asked any more
     async with data.running(alone=False) as etcd:
         if await etcd.has_leader(OBSERVED):
             raise NegativeAnswer(
@@ -176,8 +180,12 @@ async def _ask_site(state: PoolState, site: str, tls: TlsOptions | None) -> dict
 async def take_over(
     data: EtcdData, site: str, known: Estimate, actor: Actor, why: str, login: Login
 ) -> tuple[list[EtcdMember], View]:
-    """Give the other members of etcd up. Returns them, and what was written. Cannot be undone."""
+    """Give the other members of etcd up. Returns them, and what was written. Cannot be undone.
+
+    If it is interrupted, it can be done again.
+    """
     data.require_stopped()
+    data.note_begun(known.before)
     async with data.running(alone=True) as etcd, etcd.client(login.user, login.password) as client:
         kept = {member.id for member in await etcd.members()}
         lost = [member for member in known.before if member.id not in kept]
@@ -188,6 +196,7 @@ async def take_over(
             state, _ = await read_pool(client, pool)
             await _raise_epochs(client, state, known.living.get(pool, frozenset()), min(skipped, EPOCHS_MOST))
             generations[pool] = await _record(client, state, site, lost, actor, why)
+    data.begun.unlink()
     return lost, {"revision": revision, "generations": generations}
 
 

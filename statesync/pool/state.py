@@ -187,6 +187,11 @@ class PoolState(msgspec.Struct):
         """How often a site went on with its part of etcd alone."""
         return self.take_over.record.generation if self.take_over else 0
 
+    @property
+    def taken_over_at(self) -> int:
+        """The revision of the record of the last such take-over; 0 if there is none."""
+        return self.take_over.revision if self.take_over else 0
+
     def lacking(self) -> dict[str, frozenset[str]]:
         """The names of the dependencies that are down, by site."""
         found: dict[str, set[str]] = defaultdict(set)

@@ -4,17 +4,26 @@ With 2 + 1 members of etcd the site that is left takes over, and the etcd of bef
 goes on.
 """
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import AsyncMock
+
+import pytest
 
 from tests.harness.commands import Commands, commands
 from tests.harness.etcd import EtcdServer, running_cluster
 from tests.harness.records import SeenSyncSet
 from tests.harness.sidecars import PATIENT, SidecarPool, sidecar_pool
 from tests.harness.waiting import until
+from understudy.deploy.common.errors import DeployError
 from understudy.deploy.inspect.query import read_pool
+from understudy.deploy.local.local_pool import find_etcd
+from understudy.deploy.operate import site_take_over
+from understudy.deploy.operate.lone_etcd import EtcdData
+from understudy.statesync.audit.entry import Actor
 from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 
 SITES = {"cart-e": "east", "cart-w": "west"}
@@ -162,8 +171,23 @@ async def test_the_site_that_is_left_goes_on_and_the_etcd_of_before_is_kept_out(
         assert [await sites.read("cart-e", number) for number in (0, 1)] == [b"again", b"again"]
 
 
-async def test_an_etcd_that_lagged_gets_what_memory_has_and_uses_no_version_twice(tmp_path: Path) -> None:
-    """While west's etcd is away, each slot changes its owner, and sessions are written and removed."""
+async def interrupted_take_over(etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command ends when it has given up the lost members of etcd, and has written nothing yet."""
+    data, login = EtcdData(etcd.home / "data", find_etcd(os.environ)), site_take_over.Login()
+    known = await site_take_over.estimate(data, "west", await site_take_over.check(data, force=False), login, None)
+    monkeypatch.setattr(site_take_over, "_skip", AsyncMock(side_effect=DeployError("interrupted")))
+    with pytest.raises(DeployError, match="interrupted"):
+        await site_take_over.take_over(data, "west", known, Actor("test", "here", "test"), "", login)
+    monkeypatch.undo()
+
+
+async def test_an_etcd_that_lagged_gets_what_memory_has_and_uses_no_version_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While west's etcd is away, each slot changes its owner, and sessions are written and removed.
+
+    The take-over is interrupted, and done again.
+    """
     async with two_sites(tmp_path, witness=False) as sites:
         pool, west = sites.pool, sites.west
         keys = [pool.key_in(ORDERS, order[0]) for order in ORDERS]
@@ -183,8 +207,9 @@ async def test_an_etcd_that_lagged_gets_what_memory_has_and_uses_no_version_twic
             old_epochs = [owner.epoch for owner in (await pool.owners()).values()]
             pool.client = wests
         sites.lose_east()
+        await interrupted_take_over(west, monkeypatch)
         code, said = await sites.take_over("--yes")
-        assert code == 0, said
+        assert (code, f"etcdctl member add etcd1 --peer-urls {sites.east[0].peer_url}" in said) == (0, True), said
         await west.start()
         for number, (key, removed) in enumerate(zip(keys, gone, strict=True)):
 
