@@ -85,6 +85,7 @@ def status(pool: str | None, etcd: EtcdOptions, tls: TlsOptions | None, output: 
 
 
 async def _status(place: PoolLocation, tls: TlsOptions | None) -> dict[str, Any]:
+    from understudy.deploy.inspect.controls import ask_controls
     from understudy.deploy.inspect.fronts import read_share_at_home
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.inspect.sites import read_reports, sites_view
@@ -93,10 +94,21 @@ async def _status(place: PoolLocation, tls: TlsOptions | None) -> dict[str, Any]
         state, revision = await read_pool(client, place.pool)
         require_pool(state, place.etcd)
         controls = {name: at.record.http for name, at in state.controls.items()}
-        reports, endpoints, shares = await asyncio.gather(
-            read_reports(state, tls), client.status(), read_share_at_home(controls, place.pool)
+        reports, endpoints, shares, statuses = await asyncio.gather(
+            read_reports(state, tls),
+            client.status(),
+            read_share_at_home(controls, place.pool),
+            ask_controls(controls.values(), "/v1/status", place.pool),
         )
-    return sites_view(state, revision=revision, now=time.time(), etcd=endpoints, reports=reports, shares=shares)
+    return sites_view(
+        state,
+        revision=revision,
+        now=time.time(),
+        etcd=endpoints,
+        reports=reports,
+        shares=shares,
+        controls=dict(zip(controls, statuses, strict=True)),
+    )
 
 
 @site.command(
@@ -143,7 +155,8 @@ def offline(
 
     Refused, unless --force is given: the site has no member; another site is offline; slots are moving; the other sites
     could not carry the load, or not with the loss of one more member; slots that the site serves have no current copy
-    elsewhere yet, although they should. Without a control server the load is not known, and not checked.
+    elsewhere yet, although they should. Without a control server the load is not known, and not checked. Other pools
+    of the group leave the site too, so the command is also refused for what holds of them.
 
     Exit code 1: refused, no other site can take its slots, or it still owns slots after --wait.
     """
@@ -164,9 +177,9 @@ def offline(
 async def _offline(
     place: PoolLocation, intent: "Intent", reason: str, wait: float, *, force: bool, quiet: bool
 ) -> dict[str, Any]:
-    from understudy.deploy.inspect.capacity import without_headroom
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.operate import service
+    from understudy.deploy.operate.site_offline import checked_site_offline
     from understudy.statesync.audit.log import OperatorLog
 
     site = intent.site
@@ -175,8 +188,7 @@ async def _offline(
         require_pool(state, place.etcd)
         members = service.members_of(state, site)
         log = OperatorLog(client, state.keys, this_operator("site offline", place.etcd), reason)
-        no_room = "" if force else await without_headroom(state, site)
-        await service.carry_out(log, service.site_offline(state, intent, force=force, no_room=no_room))
+        await service.carry_out(log, await checked_site_offline(client, state, intent, force=force))
         every = partial(service.members_of, site=site)
         left = await follow_until_empty(
             client, place.pool, f"site {site}", lambda state: set(every(state)), wait, state, quiet=quiet

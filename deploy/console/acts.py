@@ -21,6 +21,7 @@ from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.views import ranges
 from understudy.deploy.operate import service
 from understudy.deploy.operate.service import Change
+from understudy.deploy.operate.site_offline import checked_site_offline
 from understudy.statesync.audit.actor import account_of
 from understudy.statesync.audit.entry import Actor
 from understudy.statesync.audit.log import OperatorLog
@@ -140,5 +141,7 @@ async def perform(name: str, etcd: EtcdLink, pool: str, wish: Wish, origin: str,
     if wish.act.startswith("rebalance"):
         return {"done": await plan_perform(etcd.client, state, log, wish, actor.who), "command": command}
     change = change_of(state, wish, now)
+    if wish.act == "site offline" and change.intent:
+        change = await checked_site_offline(etcd.client, state, change.intent)
     await service.carry_out(log, change)
     return {"done": change.act.what, "undo": change.act.undo, "command": command}

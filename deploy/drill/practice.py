@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from understudy.deploy.drill.conditions import ClientView, members_of_site, slots_by_member
 from understudy.deploy.drill.measure import ClientMeasure
 from understudy.deploy.drill.settings import DrillSettings
-from understudy.deploy.inspect.capacity import without_headroom
 from understudy.deploy.operate import service
+from understudy.deploy.operate.site_offline import checked_site_offline
 from understudy.statesync.audit.entry import Actor
 from understudy.statesync.audit.log import OperatorLog
 from understudy.statesync.etcd.client import EtcdClient, ModRevision, Put
@@ -70,7 +70,7 @@ class SitePractice:
 
     async def require_allowed(self, state: PoolState, site: str) -> None:
         """Raise ``NegativeAnswer`` where ``site offline`` refuses."""
-        service.site_offline(state, self.intent(site), no_room=await without_headroom(state, site))
+        await checked_site_offline(self._etcd, state, self.intent(site))
 
     async def begin(self, state: PoolState, site: str) -> None:
         """Take the site out of service. Raises ``NegativeAnswer`` where ``site offline`` refuses."""

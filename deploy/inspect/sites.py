@@ -56,11 +56,13 @@ def sites_view(
     etcd: Sequence[EndpointStatus] = (),
     reports: Mapping[str, CopyReport | None] | None = None,
     shares: Mapping[str, View] | None = None,
+    controls: Mapping[str, Any] | None = None,
 ) -> View:
     """The output of ``site status``.
 
-    ``now`` is wall time in seconds, ``reports`` are those of :func:`read_reports`, and ``shares`` that of
-    :func:`understudy.deploy.inspect.fronts.read_share_at_home`.
+    ``now`` is wall time in seconds, ``reports`` are those of :func:`read_reports`, ``shares`` that of
+    :func:`understudy.deploy.inspect.fronts.read_share_at_home`, and ``controls`` what each control server answers at
+    ``/v1/status``.
     """
     copies, total = copies_by_slot(state), slots_of(state)
     said = reports or {}
@@ -78,6 +80,8 @@ def sites_view(
         "degraded": [
             *_degraded_sites(state, rows),
             *_resting_sites(state, rows),
+            *_sites_left_with_group(state),
+            *_cut_links(controls or {}, now),
             *_degraded_needs(state),
             *_overdue(state, now),
             *_degraded_copies(state, now, max((one.one_site_seconds for one in said.values() if one), default=0.0)),
@@ -242,6 +246,28 @@ def _resting_sites(state: PoolState, rows: Sequence[View]) -> Iterable[View]:
         else:
             remedy = f"understudy site offline {' or '.join(serving)} --for 2m, when it is to serve again"
         yield _degraded(f"{_named(row['site'])} is back, and has no slots after it was lost", None, remedy)
+
+
+def _sites_left_with_group(state: PoolState) -> Iterable[View]:
+    """Sites that get no slots because another pool of the group has none there."""
+    table, group = state.table, state.spec.record.group if state.spec else None
+    for site, pool in sorted(table.record.with_group.items()) if table else ():
+        what = f"{_named(site)} has no slots since pool {pool} of group {group} has none there"
+        yield _degraded(what, None, f"understudy site status --pool {pool}")
+
+
+def _cut_links(controls: Mapping[str, Any], now: float) -> Iterable[View]:
+    """Sites whose members a control server reaches through etcd only."""
+    for name, status in sorted(controls.items()):
+        silent: dict[str, dict[str, float]] = {}
+        for member in status.get("members", ()) if isinstance(status, dict) else ():
+            if member.get("through_etcd_for") is not None:
+                silent.setdefault(member["site"], {})[member["member"]] = member["through_etcd_for"]
+        for site, members in sorted(silent.items()):
+            named = ", ".join(sorted(members))
+            what = f"the link to {_named(site)} is cut: control server {name} reaches {named} through etcd only"
+            remedy = "mend the network between the sites; nothing moves as long as etcd reaches both"
+            yield _degraded(what, now - max(members.values()), remedy)
 
 
 def _degraded_copies(state: PoolState, now: float, seconds: float) -> Iterable[View]:

@@ -93,6 +93,20 @@ def site_offline(state: PoolState, intent: Intent, *, force: bool = False, no_ro
     return Change(act, state.keys.site_intent(site), intent)
 
 
+def require_safe_in_group(other: PoolState, intent: Intent, no_room: str) -> None:
+    """Raise :class:`NegativeAnswer` if another pool of the group, which follows, could not leave the site.
+
+    A pool that has no member there, or none elsewhere, does not follow.
+    """
+    able = {at.record.site for at in other.members.values() if at.record.state.may_hold_slots}
+    if intent.site not in able or able <= other.offline(intent.since) | {intent.site}:
+        return
+    try:
+        site_offline(other, intent, no_room=no_room)
+    except NegativeAnswer as refusal:
+        raise NegativeAnswer(f"pool {other.keys.pool} of the same group would go too: {refusal}") from None
+
+
 def _require_safe(state: PoolState, site: str, away: frozenset[str], no_room: str, *, again: bool) -> None:
     """Raise :class:`NegativeAnswer` where only ``--force`` may go on. ``again``: the site gets another end only."""
     overrule = "--force --reason WHY goes on nevertheless"

@@ -1,6 +1,7 @@
 """``site status``: what is in sync between sites, what the loss of a site would cost, and what is degraded."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -197,3 +198,28 @@ def test_without_sites_in_the_spec_no_grade_is_shown() -> None:
     view = view_of(pool([ORDER]))
     assert view["switch"] is None
     assert {row["grade"] for row in view["sites"]} == {None}
+
+
+def test_a_site_that_the_pool_leaves_with_its_group_names_the_pool_to_look_at() -> None:
+    state = pool([ORDER])
+    assert state.table is not None
+    assert state.spec is not None
+    state.spec = At(state.spec.record.model_copy(update={"group": "shop"}), 1)
+    state.table = At(replace(state.table.record, with_group={"west": "stock"}), 2)
+    (one,) = [one for one in view_of(state)["degraded"] if "group" in one["what"]]
+    assert one["what"] == "site west has no slots since pool stock of group shop has none there"
+    assert one["remedy"] == "understudy site status --pool stock"
+
+
+def test_a_cut_link_is_named_with_its_age() -> None:
+    members = [
+        {"member": "cart-1", "site": "east", "through_etcd_for": None},
+        {"member": "cart-2", "site": "west", "through_etcd_for": 3.0},
+        {"member": "cart-4", "site": "west", "through_etcd_for": 7.5},
+    ]
+    controls = {"control-1": {"members": members}, "control-2": "it does not answer", "control-3": {}}
+    (one,) = view_of(pool([ORDER, ORDER]), controls=controls)["degraded"]
+    assert one["what"].startswith(
+        "the link to site west is cut: control server control-1 reaches cart-2, cart-4 through"
+    )
+    assert one["since"] == NOW - 7.5

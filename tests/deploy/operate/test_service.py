@@ -7,7 +7,7 @@ import pytest
 
 from understudy.deploy.common.errors import NegativeAnswer
 from understudy.deploy.inspect.capacity import too_small
-from understudy.deploy.operate.service import OFFLINE_SECONDS, site_offline
+from understudy.deploy.operate.service import OFFLINE_SECONDS, require_safe_in_group, site_offline
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Intent, Member, MemberState, Owner, Process, SyncRecord, Table
 from understudy.statesync.pool.spec import PoolSpec
@@ -66,6 +66,26 @@ def test_what_is_not_safe_is_refused_unless_forced(
     assert reason in str(refused.value)
     assert "--force --reason WHY" in str(refused.value)
     assert site_offline(state, INTENT, force=True, no_room=no_room).intent == INTENT
+
+
+@pytest.mark.parametrize(
+    ("harm", "no_room"), [(away, ""), (moving, ""), (late, ""), (lambda _: None, "they need 9 CPUs")]
+)
+def test_a_pool_of_the_group_that_could_not_leave_the_site_is_a_refusal(
+    harm: Callable[[PoolState], None], no_room: str
+) -> None:
+    other = pool()
+    harm(other)
+    with pytest.raises(NegativeAnswer, match="pool cart of the same group would go too: "):
+        require_safe_in_group(other, INTENT, no_room)
+
+
+@pytest.mark.parametrize("gone", ["e1", "w1"])
+def test_a_pool_of_the_group_that_does_not_follow_is_none(gone: str) -> None:
+    other = pool()
+    late(other)
+    del other.members[gone]
+    require_safe_in_group(other, INTENT, "they need 9 CPUs")
 
 
 def test_a_site_that_is_handing_over_gets_another_end() -> None:
