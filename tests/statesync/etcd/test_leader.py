@@ -7,7 +7,15 @@ import pytest
 from tests.harness.etcd import EtcdServer, running_cluster
 from tests.harness.waiting import until
 from understudy.statesync.etcd.client import EtcdClient, Get, ModRevision, OutcomeUnknown, Put
-from understudy.statesync.etcd.leader import GivenUp, LeaderReport, LeaderWatch, RaftTerms
+from understudy.statesync.etcd.leader import (
+    LATE_LEAST,
+    LATE_MOST,
+    AnswerTimes,
+    GivenUp,
+    LeaderReport,
+    LeaderWatch,
+    RaftTerms,
+)
 from understudy.statesync.etcd.txn_retry import retry_txn
 
 UNHURRIED = ("100", "2000")
@@ -27,6 +35,20 @@ def test_only_a_leader_of_a_later_term_replaces_another() -> None:
     assert not terms.replaced(LeaderReport(term=4, leader=7), since=3)  # it is behind: there is a later one
     assert not terms.replaced(LeaderReport(term=5, leader=8), since=5)
     assert not terms.replaced(LeaderReport(term=5, leader=8), since=0)  # nobody knows under which term that was
+
+
+def test_a_call_is_late_sooner_where_calls_are_quick_and_an_election_changes_that_little() -> None:
+    near, far, slow = AnswerTimes(), AnswerTimes(), AnswerTimes()
+    for _ in range(200):
+        near.took(0.002)
+        far.took(0.04)
+        slow.took(0.2)
+    assert near.late == LATE_LEAST
+    assert LATE_LEAST < far.late < LATE_MOST
+    assert slow.late == LATE_MOST
+
+    near.took(30.0)
+    assert near.late == LATE_LEAST
 
 
 async def test_the_first_call_of_a_client_may_be_late_without_being_given_up() -> None:
