@@ -71,6 +71,10 @@ class RaftTerms:
         """
         return bool(report.leader) and 0 < since < report.term == self.latest
 
+    def passed(self, since: int) -> bool:
+        """Whether etcd has worked in a later term than ``since`` (0: not known)."""
+        return 0 < since < self.latest
+
 
 class AnswerTimes:
     """How long calls take, in seconds, and after how long one is late."""
@@ -150,6 +154,8 @@ class LeaderWatch:
         if led:
             self._times.took(time.monotonic() - sent.at)
             self._terms.answered(answer.header.raft_term)
+            if self._terms.passed(sent.term):
+                self._give_up(self._late())
         return answer
 
     @property
@@ -180,12 +186,13 @@ class LeaderWatch:
     def _watch(self) -> None:
         """Check whether the oldest call is late, now and when it will be; runs while any are under way."""
         self._timer = None
-        if self._late():
+        if late := self._late():
+            self._give_up(late)
             self._seek()
         if self._sent:
-            late = self._times.late
-            due = next(iter(self._sent)).at + late - time.monotonic()
-            self._timer = asyncio.get_running_loop().call_later(due if due > 0 else late / 2, self._watch)
+            after = self._times.late
+            due = next(iter(self._sent)).at + after - time.monotonic()
+            self._timer = asyncio.get_running_loop().call_later(due if due > 0 else after / 2, self._watch)
 
     def _seek(self) -> None:
         for member in range(self._members):
@@ -214,7 +221,8 @@ class LeaderWatch:
             for leader, since in self._waiting.items()
             if self._terms.replaced(report, since) or (report.leader and not since)
         ]
-        stranded = [sent for sent in late if self._terms.replaced(report, sent.term)]
+        stranded = any(self._terms.replaced(report, sent.term) for sent in late)
+        self._give_up(late)
         for sent in late:
             # The first calls of a new client are attributed to the first leader that is reported.
             sent.term = sent.term or self._terms.latest
@@ -223,6 +231,10 @@ class LeaderWatch:
         for leader in woken:
             if not leader.done():
                 leader.set_result(None)
-        for sent in stranded:
-            sent.given_up = True
-            sent.call.cancel()
+
+    def _give_up(self, late: Sequence[_Sent]) -> None:
+        """Cancel the late calls of earlier terms than that in which etcd works."""
+        for sent in late:
+            if self._terms.passed(sent.term):
+                sent.given_up = True
+                sent.call.cancel()

@@ -1,12 +1,13 @@
 """Calls that wait for a leader of etcd: given up, sent again and woken as soon as there is one."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from tests.harness.etcd import EtcdServer, running_cluster
 from tests.harness.waiting import until
-from understudy.statesync.etcd.client import EtcdClient, Get, ModRevision, OutcomeUnknown, Put
+from understudy.statesync.etcd.client import EtcdClient, Get, ModRevision, OutcomeUnknown, Put, Unavailable
 from understudy.statesync.etcd.leader import (
     LATE_LEAST,
     LATE_MOST,
@@ -68,6 +69,27 @@ async def test_the_first_call_of_a_client_may_be_late_without_being_given_up() -
     with pytest.raises(GivenUp):
         await asyncio.wait_for(answer, 40)
     await watch.close()
+
+
+async def test_an_answer_of_a_later_term_gives_up_what_went_to_the_leader_before() -> None:
+    async def silent(_: int) -> LeaderReport:
+        raise Unavailable("status", "", "no answer")
+
+    watch = LeaderWatch(1, silent, lambda _: None)
+    await watch.answer(answered(term=2), led=True)
+    lost = asyncio.create_task(watch.answer(asyncio.get_running_loop().create_future(), led=True))
+    await asyncio.sleep(0)
+    await watch.answer(answered(term=3), led=True)
+    with pytest.raises(GivenUp):
+        await asyncio.wait_for(lost, 40)
+    await watch.close()
+
+
+def answered(*, term: int) -> asyncio.Future[SimpleNamespace]:
+    """A call with its answer."""
+    call = asyncio.get_running_loop().create_future()
+    call.set_result(SimpleNamespace(header=SimpleNamespace(raft_term=term)))
+    return call
 
 
 async def leader_and_follower(members: list[EtcdServer]) -> tuple[EtcdServer, EtcdServer]:
