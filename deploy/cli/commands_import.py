@@ -63,7 +63,8 @@ def import_(files: tuple[str, ...], output_dir: Path | None, force: bool, kind: 
     else:
         _show(imported, written)
     if not imported.pools:
-        raise NegativeAnswer("nothing in the input became a pool; the notes say why")
+        why = "the notes say why" if imported.notes else "it has no session affinity that import reads (docs/moving.md)"
+        raise NegativeAnswer(f"nothing in the input became a pool; {why}")
 
 
 def _texts(files: tuple[str, ...]) -> list[tuple[str, str]]:

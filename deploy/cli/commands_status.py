@@ -122,15 +122,13 @@ async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOp
     from understudy.deploy.inspect.controls import ask_controls
     from understudy.deploy.inspect.draining import blocked_drains
     from understudy.deploy.inspect.envoys import read_envoys
-    from understudy.deploy.inspect.fronts import front_warnings, place_warnings, read_fronts
-    from understudy.deploy.inspect.load import balance_warnings, busy_warnings, load_by_member
-    from understudy.deploy.inspect.member_views import forecast_warnings, heard_by
-    from understudy.deploy.inspect.missing_members import missing_warnings
+    from understudy.deploy.inspect.fronts import read_fronts
+    from understudy.deploy.inspect.load import load_by_member
+    from understudy.deploy.inspect.member_views import heard_by
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
-    from understudy.deploy.inspect.recovering import recovery_warnings
-    from understudy.deploy.inspect.versions import version_warnings
     from understudy.deploy.inspect.views import status_view
     from understudy.deploy.inspect.waiting import waiting_warning
+    from understudy.deploy.inspect.warnings import recorded_warnings, reported_warnings
     from understudy.statesync.etcd.client import Unavailable
 
     async with connect(place.etcd) as client:
@@ -158,14 +156,8 @@ async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOp
         warnings=[
             *waiting_warning(state),
             *blocked_drains(state, time.time()),
-            *forecast_warnings(state),
-            *version_warnings(state),
-            *missing_warnings(statuses),
-            *recovery_warnings(statuses),
-            *busy_warnings(statuses),
-            *balance_warnings(statuses),
-            *front_warnings(fronts),
-            *place_warnings(statuses),
+            *recorded_warnings(state),
+            *reported_warnings(statuses, fronts),
         ],
         heard=heard_by(statuses),
     )

@@ -24,8 +24,9 @@ from understudy.deploy.console.subscribers import StreamEvent, Subscriber, encod
 from understudy.deploy.console.traffic import Traffic, added, recent_rate
 from understudy.deploy.inspect.controls import ask_controls
 from understudy.deploy.inspect.envoys import read_envoys
-from understudy.deploy.inspect.fronts import front_warnings, read_fronts
+from understudy.deploy.inspect.fronts import read_fronts
 from understudy.deploy.inspect.member_views import heard_by
+from understudy.deploy.inspect.warnings import reported_warnings
 from understudy.statesync.etcd.informer import OUTAGE_AFTER, Informer, InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.state import PoolState
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 MERGE_SECONDS = 0.05
 """How long a frame waits after a change, so that one frame shows what belongs together."""
+WARNED_MOST = 1000
+"""Members of a pool up to which the leader is asked for its whole status too, for what it warns of."""
 ASK_SECONDS = 5.0
 """Seconds between two questions to all control servers about Envoys and requests."""
 PING_SECONDS = 5.0
@@ -107,17 +110,23 @@ class PoolFeed:
             await asyncio.sleep(ASK_SECONDS)
 
     async def _ask(self) -> None:
-        controls = {name: at.record.http for name, at in self.service.controller.state_builder.state.controls.items()}
+        state = self.service.controller.state_builder.state
+        controls = {name: at.record.http for name, at in state.controls.items()}
+        leader = controls.get(state.leader.record, "") if state.leader else ""
+        asked = [leader] if leader and len(state.members) <= WARNED_MOST else []
         try:
-            envoys, fronts, series = await asyncio.gather(
+            envoys, fronts, series, statuses = await asyncio.gather(
                 read_envoys(controls, self.pool),
                 read_fronts(controls, self.pool),
                 ask_controls(controls.values(), "/v1/traffic", self.pool),
+                ask_controls(asked, "/v1/status", self.pool),
             )
             self.traffic = added(series)
+            warnings = reported_warnings(statuses, fronts)
         except (KeyError, TypeError, AttributeError) as error:  # a control server of another release
             logger.warning("pool %s: an answer about Envoys cannot be read: %r", self.pool, error)
             envoys, fronts = {"nodes": [], "silent": {"one of them": "its answer cannot be read"}}, []
+            warnings = []
         controller = self.service.controller
         cluster, load = controller.state_builder.current(), controller.loads.current(self.service.now_ns())
         room = await asyncio.to_thread(headroom_of, cluster, load, self.pool)
@@ -127,7 +136,7 @@ class PoolFeed:
             load=tuple(member_load_view(name, one) for name, one in load.members.items()),
             envoys=envoys,
             fronts=fronts,
-            warnings=tuple(front_warnings(fronts)),
+            warnings=tuple(warnings),
             per_second=recent_rate(self.traffic),
         )
 

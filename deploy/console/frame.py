@@ -19,6 +19,7 @@ from understudy.deploy.inspect.member_views import MemberReport, slots_of
 from understudy.deploy.inspect.sites import loss_text, site_rows
 from understudy.deploy.inspect.versions import sessions_text
 from understudy.deploy.inspect.views import failovers_view, status_view, table_view
+from understudy.deploy.inspect.warnings import recorded_warnings
 from understudy.statesync.heartbeat.adaptive_timeout import adaptive_timeout
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.pool.ownership import agreed_set
@@ -95,7 +96,7 @@ def frame_of(state: PoolState, revision: int, now: float, around: Surroundings |
         fronts=around.fronts,
         heard=around.heard,
         load=around.load,
-        warnings=around.warnings,
+        warnings=[*recorded_warnings(state), *around.warnings],
     )
     slots = table_view(state)["slots"]
     marks = marks_of(_named(state, status, slots))

@@ -97,7 +97,8 @@ def read_objects(text: str, file: str) -> list[KubeObject]:
     try:
         documents = _documents(text)
     except BadYaml as error:
-        raise ImportFault(f"{file}: {error}") from None
+        hint = ". Is it a Helm template? Render it first: helm template CHART | understudy import -" * ("{{" in text)
+        raise ImportFault(f"{file}: {error}{hint}") from None
     return [
         _object(item)
         for number, document in enumerate(documents, 1)

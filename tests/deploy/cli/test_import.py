@@ -71,6 +71,13 @@ def test_an_input_without_any_pool_is_a_negative_answer():
     assert not Path("out").exists()
 
 
+def test_an_input_without_affinity_says_so():
+    Path("empty.yaml").write_text("")
+    done = run("empty.yaml")
+    assert done.exit_code == 1
+    assert "it has no session affinity that import reads" in done.output
+
+
 def test_one_broken_file_keeps_all_from_being_written():
     done = run("several.yaml", "broken.yaml", "--output-dir", "out")
     assert (done.exit_code, done.stdout) == (2, "")

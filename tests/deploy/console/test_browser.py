@@ -440,7 +440,9 @@ async def test_a_killed_member_shows_on_the_map_and_its_failover_is_the_trace(de
             await failovers.locator("#replay-next").click()
         assert "has ended" in await last.inner_text()
         assert "cart-1" in await failovers.locator("tr.step").first.inner_text()
-        for page in (failovers, await desk.open(window)):
+        overview = await desk.open(window)
+        await overview.locator("main", has_text="cart-1 was lost").wait_for()  # only the leader tells of it
+        for page in (failovers, overview):
             await page.evaluate(AXE)
             assert await axe_faults(page) == [], "a failover, and an overview with problems"
             assert await page.evaluate(SMALL) == []

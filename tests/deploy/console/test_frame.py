@@ -13,7 +13,9 @@ from understudy.deploy.console.marks import letters, marks_of
 from understudy.deploy.inspect.sites import sites_view
 from understudy.deploy.inspect.views import status_view, table_view
 from understudy.statesync.pool.records import Intent, MemberState, Owner, Phase, SyncRecord
+from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_parts import SiteSpec
+from understudy.statesync.pool.spec_versions import Versions
 from understudy.statesync.pool.state import At
 from understudy.statesync.replication.sync_set import Process
 
@@ -83,6 +85,19 @@ def test_each_problem_has_its_level_and_the_command_that_ends_it(change, level, 
     assert found, overview["problems"]
     assert overview["level"] >= level
     assert overview["problems"][0]["level"] == {1: "notice", 2: "warning", 3: "alert"}[overview["level"]]
+
+
+def test_what_status_warns_of_is_a_problem():
+    state = a_pool()
+    state.spec = At(PoolSpec(pool="cart", slots=8, copies=2, versions=Versions(new_sessions="v2")), 1)
+    failing = replace(state.members["cart-2"].record, forecast="memory is full in 9 s", forecast_level="critical")
+    state.members["cart-2"] = At(failing, 9)
+    found = [
+        one["text"] for one in frame_of(state, 9, NOW, Surroundings(warnings=("as reported",))).overview["problems"]
+    ]
+    assert any(text.startswith("new sessions are to begin on version v2") for text in found)
+    assert any(text.startswith("cart-2 may fail soon: memory is full in 9 s") for text in found)
+    assert "as reported" in found
 
 
 def test_an_intent_that_has_ended_is_none():

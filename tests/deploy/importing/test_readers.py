@@ -141,6 +141,7 @@ def test_a_balance_beside_a_cookie_is_for_requests_without_one():
     ("text", "fault"),
     [
         ("a: [", "in.yaml: not YAML: .* line 1"),
+        ("{{ if .Values.x }}\nkind: Pod", "in.yaml: not YAML: .* Render it first: helm template CHART"),
         ("kind: Pod\nkind: Pod", "in.yaml: line 2: key 'kind' stands here for the second time"),
         ("- 1", "in.yaml, document 1: the document: not a mapping, but \\[1\\]"),
         ("just text", "in.yaml, document 1: the document: not a mapping, but 'just text'"),
