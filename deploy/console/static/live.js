@@ -161,11 +161,10 @@ function take(message) {
   }
   const whole = message.type === "frame";
   const frame = message[message.type];
-  const before = now.frame;
   if (whole || !now.frame) now.frame = frame;
   else join(now.frame, frame);
   show(frame, { whole });
-  announce(before, frame, whole);
+  announce(frame, whole);
   for (const hook of hooks) hook(now.frame, whole ? null : frame);
 }
 
@@ -188,7 +187,7 @@ function join(known, changed) {
 let saidLast = "";
 let saidAt = 0;
 
-function announce(before, frame, whole) {
+export function announce(frame, whole) {
   const overview = frame.overview;
   if (!overview) return;
   const { total, served } = overview.slots;

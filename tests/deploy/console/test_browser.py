@@ -319,6 +319,38 @@ async def test_a_paused_page_stands_still_says_since_when_and_catches_up(desk: D
     assert desk.said == []
 
 
+SAYINGS = """async () => {
+  const { announce } = await import("/console/_static/live.js");
+  const { now } = Date, heard = [];
+  for (const [second, trace, served] of [[100, "a", 2], [101, "b", 2], [102, "c", 1], [104.9, "c", 1], [105, "c", 2]]) {
+    Date.now = () => 1000 * second;
+    announce({ overview: { slots: { total: 2, served }, last: { trace, kind: "takeover", who: trace } } }, false);
+    heard.push([document.getElementById("say").textContent, document.getElementById("alarm").textContent]);
+  }
+  Date.now = now;
+  return heard;
+}"""
+
+
+async def test_a_screen_reader_hears_of_failovers_every_five_seconds_at_most_and_of_lost_slots_at_once(
+    desk: Desk,
+) -> None:
+    async with desk.window() as window:
+        page = await desk.open(window)
+        await page.locator("#live[data-mode=live]").wait_for()
+        await page.locator("#pause").click()  # nothing real is said meanwhile
+        assert await page.locator("#say").get_attribute("role") == "status"
+        assert await page.locator("#alarm").get_attribute("role") == "alert"
+        alarm = "1 slots have no living owner"
+        assert await page.evaluate(SAYINGS) == [
+            ["takeover: a", ""],
+            ["takeover: a", ""],
+            ["takeover: a", alarm],
+            ["takeover: a", alarm],
+            ["takeover: c", ""],
+        ]
+
+
 async def test_with_forced_colours_the_map_still_tells_members_apart(desk: Desk) -> None:
     await settled(desk.pool.layout, desk.etcd)
     async with desk.window() as window:
