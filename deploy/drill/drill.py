@@ -18,6 +18,7 @@ from understudy.deploy.common.options import PoolLocation, TlsOptions
 from understudy.deploy.drill.conditions import (
     ClientView,
     DrillKind,
+    HomeFigures,
     PoolSnapshot,
     durability_of,
     members_of_site,
@@ -46,6 +47,7 @@ from understudy.deploy.inspect.sync import newest_revision, read_sync
 from understudy.statesync.audit.entry import Act, Actor
 from understudy.statesync.audit.log import OperatorLog
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
+from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.pool.records import Intent
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_parts import Objectives
@@ -66,7 +68,10 @@ class DrillRefused(NegativeAnswer):
 
 @dataclass(frozen=True, slots=True)
 class DrillSettings:
-    """The options of a drill. ``rate`` 0: measure the pool's real clients. ``seconds`` is the duration of the fault."""
+    """The options of a drill. ``rate`` 0: measure the pool's real clients. ``seconds`` is the duration of the fault.
+
+    ``peer``: the other of two distant sites with its etcd, and ``peer_url`` its front Envoy.
+    """
 
     kind: DrillKind
     member: str = ""
@@ -81,6 +86,8 @@ class DrillSettings:
     command: str = ""
     undo: str = ""
     reason: str = ""
+    peer: tuple[str, EtcdSettings] | None = None
+    peer_url: str = ""
     tls: TlsOptions | None = None
 
     @property
@@ -100,8 +107,9 @@ class DrillSettings:
             words += ["--link", name, *(["--direction", ONE_WAY] if self.one_way else [])]
         words += ["--load", str(self.rate)] if self.rate else []
         words += ["--for", f"{self.seconds:g}s"] if self.kind is not DrillKind.ROLLING else []
-        for option in ("url", "admin", "command", "undo"):
-            words += [f"--{option}", option.upper()] if getattr(self, option) else []
+        words += ["--peer", "PEER"] if self.peer else []
+        for option in ("url", "peer_url", "admin", "command", "undo"):
+            words += [f"--{option.replace('_', '-')}", option.upper()] if getattr(self, option) else []
         return shlex.join([*words, "--pool", pool])
 
 
@@ -109,7 +117,7 @@ class DrillSettings:
 class DrillResult:
     """One drill. ``name`` is the target, ``traces`` are those of the failovers that it caused, ``at`` is wall time.
 
-    ``taken``: the number of slots that each site lost by a cut link.
+    ``taken``: the number of slots that each site lost by a cut link. ``home``: of a drill of the home.
     """
 
     kind: DrillKind
@@ -120,6 +128,7 @@ class DrillResult:
     missed: tuple[str, ...]
     traces: tuple[str, ...]
     taken: Mapping[str, int] = field(default_factory=dict)
+    home: HomeFigures | None = None
 
 
 class Drill:
@@ -155,12 +164,12 @@ class Drill:
     def _choose_injector(self) -> FaultInjector:
         settings, place = self._settings, self._place
         if settings.command:
-            if settings.kind in (DrillKind.FREEZE, DrillKind.LINK) and not settings.undo:
+            if settings.kind in (DrillKind.FREEZE, DrillKind.LINK, DrillKind.HOME_LOSS) and not settings.undo:
                 raise DeployError(f"drill {settings.kind} with --command also needs --undo, the command that undoes it")
             return CommandInjector(settings.command, settings.undo)
         if place.layout is not None:
             return LocalInjector(place.directory, place.layout)
-        if settings.kind is DrillKind.DRAIN:
+        if settings.kind in (DrillKind.DRAIN, DrillKind.HOME_MOVE):
             return CommandInjector("")
         raise DeployError(
             f"pool {place.pool} was not started by 'understudy up' from this directory: give the command that injects "
