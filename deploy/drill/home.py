@@ -85,8 +85,8 @@ async def home_drill(
         peer_url = settings.peer_url or (there.front_url if there else settings.url)
         if not url or not peer_url:
             raise DeployError(
-                f"drill {settings.kind} needs --url and --peer-url, where clients reach the two sites. With 'understudy "
-                "up --distant' wait until both sites run"
+                f"drill {settings.kind} needs --url and --peer-url, where clients reach the two sites. With "
+                "'understudy up --distant' wait until both sites run"
             )
         here = DrillSite(place, Side(at.record.site, etcd, keys), url)
         other = DrillSite(peer_place, Side(name, peer_etcd, keys), peer_url)

@@ -38,7 +38,7 @@ SAVED_TIMEOUT = 3.0
 class Guard:
     """Keeps a home confirmed; one per process. ``log`` makes the audit log of an act with its reason.
 
-    ``trouble`` says why this side is not confirmed now, '' if it is.
+    ``trouble`` says why this side is not confirmed now, '' if it is. ``both``: the peer says that it is the home too.
     """
 
     def __init__(self, side: Side, peer: Side, log: Callable[[str], OperatorLog], boot: str) -> None:
@@ -50,6 +50,13 @@ class Guard:
         self._seen: At[Home] | None = None
         self._cut_off_until = self._heard_at = time.monotonic()
         self.trouble = ""
+        self.both = False
+        self._confirmed_at = time.monotonic()
+
+    @property
+    def unconfirmed_seconds(self) -> float:
+        """Seconds since this side was last confirmed as the home, or since it became it, or since the start."""
+        return time.monotonic() - self._confirmed_at
 
     async def look(self, at: At[Home]) -> None:
         """Once a second while this side is the home, by its record ``at``. Raises ``EtcdError`` of this side's etcd."""
@@ -57,10 +64,13 @@ class Guard:
         if now - self._heard_at > CONFIRM_WITHIN:
             self._cut_off_until = now
         self._heard_at = now
+        if self._seen is None or self._seen.record.term != at.record.term:
+            self._confirmed_at = now
         if self._seen is not None and self._seen.revision != at.revision:
             self._asked_at = now  # an operator has changed the record just now
         self._seen = at
         peer = await self._ask()
+        self.both = peer is not None and peer.record.role is Role.HOME
         if peer is not None and outranked(at.record, peer.record):
             await self.fence(at, peer.record)
             return
@@ -86,7 +96,8 @@ class Guard:
     async def _beat(self, at: At[Home]) -> None:
         keys = self._side.keys
         beat = Put(keys.home_beat, compact_json({"at": time.time(), "term": at.record.term}))
-        await self._side.client.txn([ModRevision(keys.home, at.revision)], [beat])
+        if (await self._side.client.txn([ModRevision(keys.home, at.revision)], [beat])).succeeded:
+            self._confirmed_at = time.monotonic()
 
     async def fence(self, at: At[Home], peer: Home) -> At[Home]:
         """The peer has become the home of a later term: from now on nothing is written on this side.

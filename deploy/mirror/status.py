@@ -30,7 +30,7 @@ async def home_view(side: Side, peer: Side | None, now: float | None = None) -> 
         "pool": side.keys.pool,
         "home": homes[0] if len(homes) == 1 else said,
         "sides": sides,
-        "degraded": _degraded(sides, homes, asked=peer is not None),
+        "degraded": _degraded(sides, homes, asked=peer is not None, now=now),
     }
 
 
@@ -69,32 +69,59 @@ def mirror_view(mirrored: Mirrored, now: float) -> dict[str, Any]:
     }
 
 
-def _degraded(sides: list[dict[str, Any]], homes: list[str], *, asked: bool) -> list[str]:
+def _degraded(sides: list[dict[str, Any]], homes: list[str], *, asked: bool, now: float) -> list[str]:
+    """What is degraded, since when if that is known, and the command that ends it."""
     found = [f"site {one['site']}: {one['fault']}" for one in sides if one["fault"]]
     if len(homes) > 1:
+        lower = min((one for one in sides if one["role"] == Role.HOME), key=lambda one: int(one["term"]))
         found.append(
-            f"both {homes[0]} and {homes[1]} say that they are the home: that of the higher term is. "
-            "The other one fences itself when 'understudy mirror' runs there"
+            f"both {homes[0]} and {homes[1]} say that they are the home: that of the higher term is. The other one "
+            f"fences itself when this runs there: 'understudy mirror --site {lower['site']}'"
         )
     if asked and not homes:
-        found.append("no side is the home: a move or a take-over was interrupted. Give its command again")
+        found.append(_no_home(sides, now))
     for one in sides:
-        ago = one.get("confirmed_seconds_ago", 0.0)
-        if ago is None or ago > LAGGING:
-            since = f"for {ago:.0f} s" if ago is not None else "yet"
-            found.append(
-                f"site {one['site']}: nobody has confirmed {since} that it is the home, so members that start serve "
-                "nothing: look whether 'understudy mirror' runs there, and reaches the other site"
-            )
-        mirror = one.get("mirror")
-        if mirror and not mirror["whole"]:
-            found.append(f"site {one['site']}: the mirror is being copied anew and is not complete")
-        elif mirror and mirror["lost_seconds_now"] > LAGGING:
-            found.append(
-                f"site {one['site']}: the mirror is {mirror['lost_seconds_now']:.0f} s behind: "
-                "look whether 'understudy mirror' runs on both sides"
-            )
+        found += _home_faults(one) + _mirror_faults(one)
     return found
+
+
+def _no_home(sides: list[dict[str, Any]], now: float) -> str:
+    """No side is the home: which command was interrupted, and since when."""
+    opening = next((one for one in sides if one["role"] == Role.OPENING), None)
+    closing = next((one for one in sides if one["role"] in (Role.CLOSING, Role.FENCED)), None)
+    again = "Give its command again"
+    if opening is not None:
+        command = f"move --to {opening['site']}" if opening["planned"] else "take-over"
+        again += f": 'understudy home {command}'"
+    elif closing is not None:
+        again += f": 'understudy home move --to {closing['peer']}'"
+    since = [float(one["since"]) for one in (opening, closing) if one is not None]
+    told = f" {max(now - max(since), 0.0):.0f} s ago" if since else ""
+    return f"no side is the home: a move or a take-over was interrupted{told}. {again}"
+
+
+def _home_faults(one: dict[str, Any]) -> list[str]:
+    ago = one.get("confirmed_seconds_ago", 0.0)
+    if ago is not None and ago <= LAGGING:
+        return []
+    since = f"for {ago:.0f} s" if ago is not None else "yet"
+    problem = (
+        f"site {one['site']}: nobody has confirmed {since} that it is the home, so members that start serve nothing: "
+        f"look whether 'understudy mirror --site {one['site']}' runs, and reaches site {one['peer']}. If that is gone "
+        "for good: 'understudy home confirm --force'"
+    )
+    return [problem]
+
+
+def _mirror_faults(one: dict[str, Any]) -> list[str]:
+    mirror = one.get("mirror")
+    if mirror and not mirror["whole"]:
+        runs = f"while 'understudy mirror --site {one['site']}' runs"
+        return [f"site {one['site']}: the mirror is being copied anew and is not complete, which ends by itself {runs}"]
+    if mirror and mirror["lost_seconds_now"] > LAGGING:
+        behind = f"the mirror is {mirror['lost_seconds_now']:.0f} s behind"
+        return [f"site {one['site']}: {behind}: look whether 'understudy mirror' runs on both sides"]
+    return []
 
 
 def lines_of(view: dict[str, Any]) -> list[str]:
@@ -103,12 +130,18 @@ def lines_of(view: dict[str, Any]) -> list[str]:
     lines += [_side_line(one) for one in view["sides"]]
     for one in view["sides"]:
         if mirror := one.get("mirror"):
-            peer, seconds = one["peer"], mirror["lost_seconds_now"]
-            lines.append(
-                f"if {peer} died now: at most {mirror['lost_writes_now']} writes, {seconds * 1000:.0f} ms "
-                f"(in the last minute at most {mirror['peak_writes_per_second']} writes a second)"
-            )
+            lines.append(loss_line(one["peer"], mirror))
     return lines + [f"! {problem}" for problem in view["degraded"]]
+
+
+def loss_line(home: str, mirror: dict[str, Any]) -> str:
+    """What would be lost if the home died now; ``mirror`` is a :func:`mirror_view`."""
+    if not mirror["whole"]:
+        return f"if {home} died now: not known, since the mirror is not complete"
+    return (
+        f"if {home} died now: at most {mirror['lost_writes_now']} writes, {mirror['lost_seconds_now'] * 1000:.0f} ms "
+        f"(in the last minute at most {mirror['peak_writes_per_second']} writes a second)"
+    )
 
 
 def _side_line(one: dict[str, Any]) -> str:

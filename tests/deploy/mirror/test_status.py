@@ -40,6 +40,9 @@ async def test_a_mirror_that_is_copied_anew_is_degraded(pair: Pair) -> None:
     await is_well(pair)
     await pair.west.client.put(pair.keys.mirrored, Mirrored(5, complete_at=NOW).encode())
     assert "is not complete" in (await problems(pair))[0]
+    assert "if east died now: not known, since the mirror is not complete" in lines_of(
+        await home_view(pair.west, pair.east, NOW)
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,10 +56,14 @@ async def test_two_homes_are_degraded(pair: Pair, role: Role, problem: str) -> N
 
 async def test_no_home_is_degraded_and_a_peer_that_is_silent_is_too(pair: Pair) -> None:
     await is_well(pair)
-    await pair.east.client.put(pair.keys.home, Home("east", Role.FENCED, "west").encode())
-    assert (await problems(pair)) == [
-        "no side is the home: a move or a take-over was interrupted. Give its command again"
-    ]
+    fenced = Home("east", Role.FENCED, "west", since=NOW - 30)
+    await pair.east.client.put(pair.keys.home, fenced.encode())
+    interrupted = "no side is the home: a move or a take-over was interrupted 30 s ago. Give its command again"
+    assert await problems(pair) == [f"{interrupted}: 'understudy home move --to west'"]
+    for planned, command in ((True, "move --to west"), (False, "take-over")):
+        opening = Home("west", Role.OPENING, "east", 2, NOW - 30, planned=planned)
+        await pair.west.client.put(pair.keys.home, opening.encode())
+        assert await problems(pair) == [f"{interrupted}: 'understudy home {command}'"]
     await pair.west.client.put(pair.keys.home, b"broken")
     assert "site west: the record at" in (await problems(pair))[0]
 
