@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 
+import msgspec
 from msgspec.structs import replace
 
 from understudy.deploy.mirror.records import Side, set_home, take_slots, unsaved_slots
@@ -21,6 +22,7 @@ from understudy.statesync.pool.home import (
     CONFIRM_WITHIN,
     UNKNOWN,
     Home,
+    Mirrored,
     Role,
     Tail,
     may_beat,
@@ -51,6 +53,7 @@ class Guard:
         self._cut_off_until = self._heard_at = time.monotonic()
         self.trouble = ""
         self.both = False
+        self._mirrored: Mirrored | None = None
         self._confirmed_at = time.monotonic()
 
     @property
@@ -91,11 +94,24 @@ class Guard:
             self.trouble = f"etcd of site {self._peer.name} has no home record"
             return None
         self._asked_at, self.trouble = time.monotonic(), ""
+        self._mirrored = await self._progress(peer)
         return peer
+
+    async def _progress(self, peer: At[Home]) -> Mirrored | None:
+        """How far the mirror has come, for the beat; None if the peer is no mirror, or does not say."""
+        if peer.record.role is not Role.MIRROR:
+            return None
+        try:
+            return await self._peer.mirrored(timeout=ASK_TIMEOUT)
+        except EtcdError:
+            return None
 
     async def _beat(self, at: At[Home]) -> None:
         keys = self._side.keys
-        beat = Put(keys.home_beat, compact_json({"at": time.time(), "term": at.record.term}))
+        said: dict[str, object] = {"at": time.time(), "term": at.record.term}
+        if self._mirrored is not None:
+            said["mirrored"] = msgspec.to_builtins(self._mirrored)
+        beat = Put(keys.home_beat, compact_json(said))
         if (await self._side.client.txn([ModRevision(keys.home, at.revision)], [beat])).succeeded:
             self._confirmed_at = time.monotonic()
 

@@ -20,6 +20,7 @@ async def home_view(side: Side, peer: Side | None, now: float | None = None) -> 
     now = time.time() if now is None else now
     sides = [await _side_view(side, now)]
     if peer is not None:
+        sides[0].pop("peer_mirror", None)
         try:
             sides.append(await _side_view(peer, now))
         except (EtcdError, DeployError) as error:
@@ -43,6 +44,8 @@ async def _side_view(side: Side, now: float) -> dict[str, Any]:
     if at.record.role is Role.HOME:
         beat = await side.client.get(side.keys.home_beat)
         view["confirmed_seconds_ago"] = round(max(now - beat_time(beat.value), 0.0), 3) if beat is not None else None
+        if beat is not None and (mirrored := beat_mirrored(beat.value)) is not None:
+            view["peer_mirror"] = mirror_view(mirrored, now)
     if at.record.role in (Role.MIRROR, Role.OPENING):
         view["mirror"] = mirror_view(await side.mirrored(), now)
     return view
@@ -54,6 +57,14 @@ def beat_time(value: bytes) -> float:
         return float(read_object(value).get("at", 0.0))
     except (ValueError, TypeError):
         return 0.0
+
+
+def beat_mirrored(value: bytes) -> Mirrored | None:
+    """How far the mirror had come at a beat; None if the value does not say so."""
+    try:
+        return msgspec.convert(read_object(value).get("mirrored"), Mirrored)
+    except (ValueError, msgspec.ValidationError):
+        return None
 
 
 def mirror_view(mirrored: Mirrored, now: float) -> dict[str, Any]:
@@ -114,23 +125,28 @@ def _home_faults(one: dict[str, Any]) -> list[str]:
 
 
 def _mirror_faults(one: dict[str, Any]) -> list[str]:
-    mirror = one.get("mirror")
+    """What is degraded of the mirror: of this side, or of its peer as the home last read it."""
+    mirror, site = one.get("mirror"), one["site"]
+    if mirror is None:
+        mirror, site = one.get("peer_mirror"), one.get("peer")
     if mirror and not mirror["whole"]:
-        runs = f"while 'understudy mirror --site {one['site']}' runs"
-        return [f"site {one['site']}: the mirror is being copied anew and is not complete, which ends by itself {runs}"]
+        runs = f"while 'understudy mirror --site {site}' runs"
+        return [f"site {site}: the mirror is being copied anew and is not complete, which ends by itself {runs}"]
     if mirror and mirror["lost_seconds_now"] > LAGGING:
         behind = f"the mirror is {mirror['lost_seconds_now']:.0f} s behind"
-        return [f"site {one['site']}: {behind}: look whether 'understudy mirror' runs on both sides"]
+        return [f"site {site}: {behind}: look whether 'understudy mirror' runs on both sides"]
     return []
 
 
 def lines_of(view: dict[str, Any]) -> list[str]:
     """The view as lines of text."""
     lines = [f"pool {view['pool']} is at home on {view['home'] or 'no site that answers'}"]
-    lines += [_side_line(one) for one in view["sides"]]
+    lines += [side_line(one) for one in view["sides"]]
     for one in view["sides"]:
         if mirror := one.get("mirror"):
             lines.append(loss_line(one["peer"], mirror))
+        if mirror := one.get("peer_mirror"):
+            lines.append(loss_line(one["site"], mirror))
     return lines + [f"! {problem}" for problem in view["degraded"]]
 
 
@@ -144,7 +160,8 @@ def loss_line(home: str, mirror: dict[str, Any]) -> str:
     )
 
 
-def _side_line(one: dict[str, Any]) -> str:
+def side_line(one: dict[str, Any]) -> str:
+    """One side in a line."""
     if one["fault"]:
         return f"site {one['site']}: {one['role']}"
     line = f"site {one['site']}: {one['role']}, term {one['term']}"

@@ -243,7 +243,7 @@ async def test_ctrl_c_stops_the_demo_and_everything_that_it_started(terminal):
     assert not list(terminal.directory.glob("understudy-demo-*"))
 
 
-async def test_two_distant_sites_practise_a_move_and_a_loss_of_the_home_and_start_again_where_it_was(terminal):
+async def test_two_distant_sites_practise_a_move_and_a_loss_of_the_home_and_start_again_where_it_was(terminal, http):
     distant = ("up", "--members", "2", "--distant", "east,west", "--listen", f"127.0.0.1:{free_port()}")
     up = terminal.start(*distant)
 
@@ -255,6 +255,15 @@ async def test_two_distant_sites_practise_a_move_and_a_loss_of_the_home_and_star
     refused = terminal.run("home", "status")
     assert (refused.returncode, "UNDERSTUDY_DIR=.understudy/east" in refused.stderr) == (2, True)
     terminal.environment["UNDERSTUDY_DIR"] = ".understudy/west"
+    for site, command in (("east", "home move --to west"), ("west", "home take-over")):
+        layout = read_layout(terminal.directory / ".understudy" / site)
+
+        async def shown(layout=layout, command=command):
+            async with http.get(f"http://{layout.controls[0].http}/console/cart/members") as page:
+                text = await page.text()
+            return f"understudy {command} --pool cart" in text and "If east died now: at most" in text
+
+        await until(shown, timeout=PATIENCE, what=f"the console of {site} shows the home")
 
     move, loss = (drilled(terminal, kind) for kind in ("home-move", "home-loss"))
     assert len(move["home"]["without_home_seconds"]) == len(loss["home"]["without_home_seconds"]) == 2

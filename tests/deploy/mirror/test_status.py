@@ -2,10 +2,12 @@
 
 import time
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from tests.deploy.mirror.pairs import Pair
+from understudy.deploy.console.home import NO_HOME, home_shown
 from understudy.deploy.mirror.records import Side
 from understudy.deploy.mirror.status import home_view, lines_of
 from understudy.statesync.parsing.stored import compact_json
@@ -84,3 +86,26 @@ async def test_a_loss_is_shown_at_the_new_home(pair: Pair) -> None:
 
 async def line_of(side: Side) -> str:
     return lines_of(await home_view(side, None))[1]
+
+
+async def test_the_console_shows_this_side_and_what_would_be_lost_by_the_etcd_of_this_site(pair: Pair) -> None:
+    async def shown(side: Side) -> dict[str, str]:
+        return home_shown(await home_view(side, None, NOW + 1.5))
+
+    await is_well(pair)
+    loss = "If east died now: at most 80 writes, 1500 ms (in the last minute at most 40 writes a second)."
+    west = {"role": "mirror", "side": "Here: site west: mirror, term 1.", "loss": loss, "trouble": ""}
+    assert await shown(pair.west) == {**west, "command": f"understudy home take-over --pool {pair.keys.pool}"}
+
+    east = await shown(pair.east)
+    assert east["loss"] == "How far the mirror is behind is not known here."
+    mirrored = msgspec.to_builtins(Mirrored(5, whole=True, complete_at=NOW, rate=40))
+    await pair.east.client.put(pair.keys.home_beat, compact_json({"at": NOW, "mirrored": mirrored}))
+    east = await shown(pair.east)
+    assert (east["loss"], east["command"]) == (loss, f"understudy home move --to west --pool {pair.keys.pool}")
+    late = home_shown(await home_view(pair.east, None, NOW + 60))
+    assert "site west: the mirror is 60 s behind" in late["trouble"]
+    await pair.east.client.put(pair.keys.home, Home("east", Role.CLOSING, "west").encode())
+    assert (await shown(pair.east))["command"] == f"understudy home status --pool {pair.keys.pool}"
+    await pair.east.client.delete(pair.keys.home)
+    assert await shown(pair.east) == NO_HOME
