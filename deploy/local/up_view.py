@@ -90,8 +90,17 @@ def failover_line(row: Mapping[str, Any]) -> str:
 
 def display(*nows: Now) -> RenderableType:
     """The whole display, of one pool or several. A low terminal cuts off the end, so the processes come last."""
-    processes = {process["name"]: process for now in nows for process in now.processes}
+    processes = {name: {**process, "name": name} for now in nows for name, process in _named_processes(now)}
     return Group(*map(_pool_display, nows), processes_table(list(processes.values())))
+
+
+def _named_processes(now: Now) -> list[tuple[str, Mapping[str, Any]]]:
+    """The processes by their names, which have the site in front where two sites have processes of the same names."""
+    return [(f"{_site(now)}{process['name']}", process) for process in now.processes]
+
+
+def _site(now: Now) -> str:
+    return f"{now.layout.distant.site}: " if now.layout.distant else ""
 
 
 def _pool_display(now: Now) -> RenderableType:
@@ -107,7 +116,7 @@ def _pool_display(now: Now) -> RenderableType:
         for row in now.failovers
     ]
     return Group(
-        Text(state_line(now), style="bold"),
+        Text(f"{_site(now)}{state_line(now)}", style="bold"),
         members_table(now.view["members"]),
         *failovers,
         things_to_try(now),
