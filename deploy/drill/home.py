@@ -8,7 +8,7 @@ are sent to the new home as soon as it is the home, as a load balancer would do.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,6 @@ from understudy.deploy.drill.conditions import (
     HomeFigures,
     durability_of,
     not_recovered,
-    slots_by_member,
 )
 from understudy.deploy.drill.drill import (
     COOL_DOWN,
@@ -166,8 +165,8 @@ class HomeDrill(Drill):
                 now = await self._mirror.home()
                 counted = now.lost_writes if now is not None else None
         finally:
-            await self._go_back(measure)
-        await self._until_served(self._home, measure, before[0])
+            await _to_its_end(self._go_back(measure))
+        await self._until_served(self._home, measure)
         await asyncio.sleep(COOL_DOWN)
         ended = time.monotonic()
         seen = await measure.finish(InjectedFault(self._settings.kind, self._home.side.name, began, ended))
@@ -202,26 +201,38 @@ class HomeDrill(Drill):
     async def _go_back(self, measure: LoadMeasure) -> None:
         """Make the home the home again, wherever the drill was interrupted."""
         await self._injector.undo()
-        home, mirror = await self._home.home(), await self._mirror.home()
-        if home is not None and home.role is Role.CLOSING:
+        await self._until(self._silent, "both sites answer")
+        home, mirror = await self._role(self._home), await self._role(self._mirror)
+        if mirror is Role.MIRROR and home is Role.HOME:
+            return
+        if mirror is Role.MIRROR and home is Role.CLOSING:
             await confirm(self._home.side, self._log(self._home), user_name(), self._settings.why)
             return
-        if mirror is not None and mirror.role is Role.OPENING:
-            await self._finish_opening(planned=mirror.planned)
-        elif mirror is None or mirror.role is not Role.HOME:
-            return
+        if mirror is not Role.HOME:
+            await self._finish_forward()
         await self._until(self._counted, f"site {self._home.side.name} is the mirror again")
         await self._move(self._mirror, self._home, measure)
 
-    async def _finish_opening(self, *, planned: bool) -> None:
+    async def _silent(self) -> str:
+        """Why a site has no home record to read; '' if both have one. Raises ``EtcdError``."""
+        roles = {site.side.name: await self._role(site) for site in (self._home, self._mirror)}
+        return ", ".join(f"site {name} has no home record" for name, role in roles.items() if role is None)
+
+    @staticmethod
+    async def _role(site: DrillSite) -> Role | None:
+        home = await site.home()
+        return home.role if home is not None else None
+
+    async def _finish_forward(self) -> None:
         """Finish a change of the home that was interrupted."""
         source, target = self._home.side, self._mirror.side
-        if planned:
-            logs = self._log(self._home), self._log(self._mirror)
-            await Move(source, target, logs, user_name(), self._say).run(force=True)
+        opening = await self._mirror.home()
+        if opening is not None and opening.role is Role.OPENING and not opening.planned:
+            _, _, loss = await estimate(target)
+            await take_over(target, None, self._log(self._mirror), user_name(), self._say, force=True, estimated=loss)
             return
-        _, _, loss = await estimate(target)
-        await take_over(target, None, self._log(self._mirror), user_name(), self._say, force=True, estimated=loss)
+        logs = self._log(self._home), self._log(self._mirror)
+        await Move(source, target, logs, user_name(), self._say).run(force=True)
 
     async def _counted(self) -> str:
         """Why the old home is not yet the mirror of the new one, with all of it; '' if it is."""
@@ -233,13 +244,12 @@ class HomeDrill(Drill):
         view = await home_view(self._mirror.side, self._home.side)
         return "; ".join(view["degraded"])
 
-    async def _until_served(self, site: DrillSite, measure: LoadMeasure, before: PoolState | None = None) -> None:
-        """Wait until all slots are served on a site, shared as before, and every client has an answer of it."""
+    async def _until_served(self, site: DrillSite, measure: LoadMeasure) -> None:
+        """Wait until all slots are served on a site, and every client has an answer of it."""
 
         async def missing() -> str:
             state = await site.state()
-            shares = slots_by_member(before) if before is not None else dict.fromkeys(state.members, 0)
-            return not_recovered(state, shares, {})
+            return not_recovered(state, dict.fromkeys(state.members, 0), {})
 
         await self._until(missing, f"site {site.side.name} serves all slots")
         since = time.monotonic()
@@ -266,6 +276,16 @@ class HomeDrill(Drill):
             await recorder.record([own], seen, faults, again, at)
             trace = own.trace
         return trace
+
+
+async def _to_its_end(work: Coroutine[None, None, None]) -> None:
+    """Wait until the work is done, also if this is cancelled meanwhile."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 def missed_by(figures: HomeFigures, lost: int, second_writers: int, durability: str) -> list[str]:

@@ -54,6 +54,14 @@ class Terminal:
         self.started.append(child)
         return child
 
+    def piped(self, *arguments):
+        """A command whose errors the caller reads while it runs."""
+        child = subprocess.Popen(
+            self.command(arguments), cwd=self.directory, env=self.environment, stderr=subprocess.PIPE, text=True
+        )
+        self.started.append(child)
+        return child
+
     def run(self, *arguments):
         return subprocess.run(
             self.command(arguments),
@@ -275,6 +283,13 @@ async def test_two_distant_sites_practise_a_move_and_a_loss_of_the_home_and_star
         rows = json.loads(terminal.run("slo", "--statement", "-o", "json").stdout)["failures"]
         shown = {row["drill"]: (row["drills"], row["timed"], row["compared"]) for row in rows if row["drills"]}
         assert shown == {"home-move": (1, 1, 1), "home-loss": (1, 1, 1)}
+
+    stopped = terminal.piped("drill", "home-move", "--load", "30", "--for", "60s")
+    assert any("is fenced" in line for line in stopped.stderr)
+    stopped.send_signal(signal.SIGINT)
+    told = stopped.communicate(timeout=PATIENCE)[1]
+    assert (stopped.returncode, "moving the home from west to east" in told) == (130, True), told
+    assert "at home on east" in terminal.run("home", "status").stdout
 
     assert terminal.run("home", "move", "--to", "west").returncode == 0
     up.send_signal(signal.SIGINT)
