@@ -37,7 +37,7 @@ from understudy.deploy.drill.record import DrillRecorder
 from understudy.deploy.inspect.query import connect, read_pool, require_pool
 from understudy.deploy.mirror.records import Side
 from understudy.deploy.mirror.status import home_view
-from understudy.deploy.mirror.switch import Move, Moved, confirm, estimate, take_over
+from understudy.deploy.mirror.switch import Move, Moved, RefusedError, confirm, estimate, take_over
 from understudy.statesync.audit.entry import Actor
 from understudy.statesync.audit.log import OperatorLog
 from understudy.statesync.etcd.client import EtcdClient
@@ -47,6 +47,8 @@ from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.state import PoolState
 
 Say = Callable[[str], None]
+MOVES_TRIED = 5
+"""How often the move back is tried, if it is refused since the mirror is not ready for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +212,16 @@ class HomeDrill(Drill):
             return
         if mirror is not Role.HOME:
             await self._finish_forward()
-        await self._until(self._counted, f"site {self._home.side.name} is the mirror again")
-        await self._move(self._mirror, self._home, measure)
+        for attempt in range(MOVES_TRIED):
+            await self._until(self._counted, f"site {self._home.side.name} is the mirror again")
+            try:
+                await self._move(self._mirror, self._home, measure)
+            except RefusedError as error:  # a busy mirror may have fallen behind, or begun to copy anew
+                if attempt + 1 == MOVES_TRIED:
+                    raise
+                self._say(str(error))
+            else:
+                return
 
     async def _silent(self) -> str:
         """Why a site has no home record to read; '' if both have one. Raises ``EtcdError``."""
