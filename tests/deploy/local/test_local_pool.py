@@ -291,7 +291,11 @@ async def test_two_distant_sites_practise_a_move_and_a_loss_of_the_home_and_star
     assert (stopped.returncode, "moving the home from west to east" in told) == (130, True), told
     assert "at home on east" in terminal.run("home", "status").stdout
 
-    assert terminal.run("home", "move", "--to", "west").returncode == 0
+    await until(
+        lambda: terminal.run("home", "move", "--to", "west").returncode == 0,
+        timeout=PATIENCE,
+        what="the home is at west",
+    )
     up.send_signal(signal.SIGINT)
     assert up.wait(PATIENCE) == 0
     assert not terminal.processes()
