@@ -266,6 +266,25 @@ async def _event(page: Page, pool: LargePool, count: int) -> dict[str, Any]:
     return {"script": times, "shown": seen - begun * 1000}
 
 
+async def plans(pool: LargePool, rounds: int) -> dict[str, list[float]]:
+    """ms until the control server has answered what an act would do, and with a plan of a rebalance."""
+    root = pool.base.partition("/console")[0]
+    asked = {
+        "drain": ("POST", f"{pool.base}preview", {"act": "drain", "target": "cart-0"}),
+        "site offline": ("POST", f"{pool.base}preview", {"act": "site offline", "target": "east"}),
+        "rebalance": ("GET", f"{root}/v1/rebalance?by=count", None),
+    }
+    async with aiohttp.ClientSession(raise_for_status=True) as http:
+
+        async def answered(method: str, url: str, body: Any) -> float:
+            begun = time.perf_counter()
+            async with http.request(method, url, json=body) as answer:
+                await answer.read()
+            return (time.perf_counter() - begun) * 1000
+
+        return {name: [await answered(*call) for _ in range(rounds)] for name, call in asked.items()}
+
+
 # -- all of it --
 
 
@@ -285,6 +304,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         results["claims"] = await within(150, lambda: claims(browser, options.claims))
         async with large_pool() as pool:
             results["paints"] = await within(90, lambda: paints(browser, pool, options.rounds))
+            results["plans"] = await within(90, lambda: plans(pool, options.rounds))
             results["events"] = await within(90, lambda: events(browser, pool, options.rounds))
         await browser.close()
     results["machine"]["load_after"] = os.getloadavg()
@@ -305,6 +325,8 @@ def table(results: dict[str, Any]) -> str:
         lines.append(_row(f"large pool, {page}: first paint", [one["paint"] for one in found]))
         lines.append(_row(f"large pool, {page}: CPU of the page until it is live", [one["cpu"] for one in found]))
     lines.append(_row("large pool: first paint of the first page", [results["paints"]["cold"]["paint"]]))
+    for name, took in results["plans"].items():
+        lines.append(_row(f"large pool: answer what {name} would do", took))
     for count in CHANGES:
         found = results["events"][str(count)]
         scripts = [ms for one in found for ms in one["script"]]

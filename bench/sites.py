@@ -44,10 +44,10 @@ from tests.harness.lateness import lateness
 from tests.harness.netns import Network, network, unable
 from understudy.deploy.drill.conditions import not_recovered, slots_by_member
 from understudy.deploy.inspect.converged import not_converged
-from understudy.deploy.inspect.sites import copies_by_slot, lagging_slots
 from understudy.deploy.load.history_checker import percentile
 from understudy.proxy.ownership.drain import LINGER
 from understudy.statesync.etcd.client import EtcdError
+from understudy.statesync.pool.site_copies import copies_by_slot, lagging_slots
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_reader import parse_spec

@@ -41,6 +41,7 @@ class SitePool(LinkedPool):
             members=MEMBERS,
             controls=2,
             etcds=3,
+            etcd_election_ms=1000,
             sites=SITES,
             log_level="warning",
             environment=environment,

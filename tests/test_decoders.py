@@ -35,6 +35,7 @@ from understudy.statesync.pool.records import (
     SyncRecord,
     Table,
 )
+from understudy.statesync.pool.site_records import PoolInGroup
 from understudy.statesync.pool.spec import PoolSpec, SpecError
 from understudy.statesync.pool.spec_reader import decode_known_spec, decode_spec, parse_spec
 from understudy.statesync.pool.state import PoolState
@@ -232,6 +233,7 @@ DECODERS: dict[str, tuple[Callable[[bytes], Any], type[Exception] | tuple[()]]] 
         for kind in (Member, Owner, SyncRecord, Intent, Lost, Revival, Table, ControlServer)
     },
     **{kind.__name__: (kind.decode, ValueError) for kind in (FailoverRecord, Beat, BeatAnswer)},
+    "pool in a group": (PoolInGroup.decode, ValueError),
     "end of a chain": (Mark.decode, ValueError),
     "audit record": (unseal, ValueError),
     "audit record with its digest": (lambda value: unseal(sealed(value)), ValueError),

@@ -31,6 +31,7 @@ TOLD_OTHERWISE = (
     "balance.over",
     "limits.concurrent_requests",
     "replication.spread",
+    "group",
 )
 """Rows whose defaults the spec on the page, or another class than the spec, has."""
 MILLISECONDS = {"ms": 1, "s": 1000, "": 1}
@@ -59,6 +60,7 @@ def test_every_value_on_the_page_is_the_default_where_there_is_one() -> None:
     assert Balance.model_validate(shown.pop("balance")) == Balance()
     for example in (
         "tenant",
+        "group",
         "members",
         "sites",
         "prefer",

@@ -97,16 +97,18 @@ async def _effects(client: "EtcdClient", spec: "PoolSpec", *, may_skip: bool) ->
     from understudy.deploy.inspect.spec_effects import effects_of
     from understudy.statesync.etcd.client import Rejected
     from understudy.statesync.etcd.key_range import prefix_range
+    from understudy.statesync.pool.groups import read_group
     from understudy.statesync.pool.keys import PoolKeys
 
     try:
         state, _ = await read_pool(client, spec.pool)
         sessions = await client.range(prefix_range(PoolKeys(spec.pool).sessions), limit=1, keys_only=True)
+        group = await read_group(client, spec)
     except Rejected:
         if not may_skip:
             raise
         return []
-    return [asdict(effect) for effect in effects_of(state, spec, sessions.count, time.time())]
+    return [asdict(effect) for effect in effects_of(state, spec, sessions.count, time.time(), group)]
 
 
 def _without_digits(pool: str) -> str:

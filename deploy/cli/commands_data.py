@@ -105,8 +105,11 @@ def verify(
 
     The pool may serve and write sessions meanwhile; writes do not show up as differences.
 
-    Exit code 1: a copy differs or is missing, or a member cannot be asked. With --repair: this is still so after the
-    repair.
+    In a pool over several sites it also names the slots that have had current copies on one site only for more than
+    30 s.
+
+    Exit code 1: a copy differs or is missing, a slot is on one site, or a member cannot be asked. With --repair: this
+    is still so after the repair.
 
     With --preflight the pool does not have to run. The command checks manifests (--manifests), an etcd (--etcd) and
     the cluster of kubectl. It writes nothing except a probe key of the pool (--pool). Exit code 1: a check failed.
@@ -169,6 +172,7 @@ def _verify_table(view: dict[str, Any]) -> Any:  # noqa: ANN401 - something that
     from rich.text import Text
 
     from understudy.deploy.common.console_style import plain_table
+    from understudy.deploy.inspect.views import ranges
 
     compared = f"{view['copies']} copies of {view['slots']} slots, {view['sessions']} sessions"
     headline = (
@@ -192,6 +196,9 @@ def _verify_table(view: dict[str, Any]) -> Any:  # noqa: ANN401 - something that
     parts += [
         Text(f"! {member} could not be asked: {why}", style="yellow") for member, why in view["not_asked"].items()
     ]
+    if view["one_site"]:
+        slots = ranges(view["one_site"])
+        parts.append(Text(f"! slots with current copies on one site only for more than 30 s: {slots}", style="yellow"))
     parts += [
         Text(f"! slot {row['slot']}: {row['values']} values in etcd are not sessions", style="yellow")
         for row in view["unreadable"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -28,7 +29,8 @@ from understudy.deploy.common.peer_option import peer_of, peer_option
 if TYPE_CHECKING:
     from understudy.deploy.common.options import PoolLocation
     from understudy.deploy.drill.conditions import DrillKind
-    from understudy.deploy.drill.drill import DrillResult, DrillSettings
+    from understudy.deploy.drill.settings import DrillResult, DrillSettings
+    from understudy.deploy.drill.windows import Window
 
 INTERRUPTED_EXIT_CODE = 130
 _KINDS_HELP = """\b
@@ -41,11 +43,15 @@ Kinds:
   control      send SIGKILL to the leading control server
   site         send SIGKILL to all members of a site at once, with the control servers and etcd members there
   link         lose all packets between two sites, in both directions or in one
+  site-offline take a site out of service, later bring it back: the practice of a planned switch
   home-move    move the home to the other of two distant sites, and back
   home-loss    send SIGKILL to everything at the home, take over at the other distant site, and move back
 
 """
-KINDS = ("kill", "freeze", "drain", "rolling", "etcd-leader", "control", "site", "link", "home-move", "home-loss")
+KINDS = (
+    *("kill", "freeze", "drain", "rolling", "etcd-leader", "control", "site", "link", "site-offline"),
+    *("home-move", "home-loss"),
+)
 UNNAMED = ("drain", "link", "home-move", "home-loss")
 """Kinds whose --command need not name its target."""
 
@@ -57,6 +63,16 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
     return value
 
 
+def _windows(_: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple["Window", ...]:
+    """Option callback: times of the week."""
+    from understudy.deploy.drill.windows import Window
+
+    try:
+        return tuple(map(Window.parse, value))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=parameter) from None
+
+
 @click.command(
     epilog=_KINDS_HELP
     + examples(
@@ -65,6 +81,7 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
         "understudy drill site --site east --load 300",
         "understudy drill link --link east,west --direction one-way --load 300 --for 20s",
         "UNDERSTUDY_DIR=.understudy/east understudy drill home-loss --load 100",
+        "understudy drill site-offline --site east --for 10m --not 'Mon-Fri 08:00-18:00'",
         "understudy drill freeze --load 200 --repeat 5 -o json",
         "understudy drill kill --pool cart --etcd etcd:2379 --admin envoy:9901 \\",
         "    --command 'kubectl delete pod {name} --grace-period=0 --force'",
@@ -81,7 +98,7 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
     "--site",
     default="",
     shell_complete=complete_site,
-    help="Site to kill (site). Default: another one in each drill.",
+    help="Site to kill (site), or to take out of service (site-offline). Default: another one in each drill.",
 )
 @click.option(
     "--link",
@@ -104,6 +121,22 @@ def _address_if_given(context: click.Context, parameter: click.Parameter, value:
 )
 @shown_option(
     "--for", "seconds", callback=duration, default="5s", metavar="TIME", help="Duration of the fault, such as 5s or 1m."
+)
+@click.option(
+    "--not",
+    "blocked",
+    multiple=True,
+    callback=_windows,
+    metavar="WINDOW",
+    help="Do nothing, with exit code 0, if the drill would meet this time of the week in the local time zone, such as "
+    "'Mon-Fri 08:00-18:00'; repeatable. Default: none.",
+)
+@shown_option(
+    "--every",
+    callback=duration,
+    default="28d",
+    metavar="TIME",
+    help="How often this is practised (site-offline): 'site status' says when the last time is longer ago.",
 )
 @shown_option("--repeat", type=click.IntRange(1, 1000), default=1, help="Number of drills to run.")
 @click.option("--url", default="", help="URL for the clients of --load. Default: the front Envoy of the local pool.")
@@ -140,6 +173,8 @@ def drill(
     direction: str,
     rate: int | None,
     seconds: float,
+    blocked: tuple["Window", ...],
+    every: float,
     repeat: int,
     url: str,
     admin: str,
@@ -162,8 +197,8 @@ def drill(
     Exit code 1: the drill was refused, the pool did not recover, or an objective of the pool spec was missed.
     """
     from understudy.deploy.drill.conditions import DrillKind
-    from understudy.deploy.drill.drill import DrillSettings
     from understudy.deploy.drill.report import drill_table, view_of
+    from understudy.deploy.drill.settings import DrillSettings
 
     _check_options(DrillKind(kind), member=member, site=site, rate=rate, url=url, command=command, undo=undo)
     _check_link(kind, link, direction, command, undo)
@@ -178,6 +213,7 @@ def drill(
         one_way=direction == "one-way",
         rate=rate or 0,
         seconds=seconds,
+        every=every,
         repeat=repeat,
         url=url.rstrip("/"),
         admin=admin,
@@ -188,6 +224,9 @@ def drill(
         peer_url=peer_url.rstrip("/"),
         tls=tls,
     )
+    if window := _blocking(blocked, seconds):
+        click.echo(f"nothing was done: the drill would meet --not {window!r}", file=sys.stderr)
+        return
     place = locate_pool(etcd, pool)
     results, interrupted = asyncio.run(_run(settings, place))
     view = view_of(place.pool, results)
@@ -198,6 +237,13 @@ def drill(
     raise SystemExit(0 if view["ok"] else 1)
 
 
+def _blocking(blocked: tuple["Window", ...], seconds: float) -> str:
+    """The window that a drill from now on would meet, '' for none."""
+    from understudy.deploy.drill.windows import blocking
+
+    return blocking(blocked, datetime.now().astimezone(), seconds)
+
+
 def _check_options(
     kind: "DrillKind", *, member: str, site: str, rate: int | None, url: str, command: str, undo: str
 ) -> None:
@@ -205,8 +251,10 @@ def _check_options(
     if member and not kind.of_a_member:
         of_members = ", ".join(other for other in type(kind) if other.of_a_member)
         raise click.UsageError(f"--member has no effect on 'drill {kind}': it is for {of_members}")
-    if site and kind != "site":
-        raise click.UsageError(f"--site has no effect on 'drill {kind}': it is for site")
+    if site and not kind.of_a_site:
+        raise click.UsageError(f"--site has no effect on 'drill {kind}': it is for site and site-offline")
+    if command and kind == "site-offline":
+        raise click.UsageError("--command has no effect on 'drill site-offline', which needs none")
     if command and "{name}" not in command and not member and not site and kind not in UNNAMED:
         raise click.UsageError(
             f"--command {command!r} does not name its target, and each drill has another target: "

@@ -90,6 +90,13 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
 @shown_option("--listen", default="127.0.0.1:8080", callback=address, help="Address of the front Envoy for clients.")
 @shown_option("--controls", type=click.IntRange(1, 5), default=1, help="Number of control servers.")
 @shown_option("--etcds", type=click.Choice(["1", "3", "5"]), default="1", help="Number of etcd members.")
+@shown_option(
+    "--etcd-election-ms",
+    type=click.IntRange(50, 50_000),
+    default=200,
+    metavar="MS",
+    help="Election timeout of etcd in milliseconds; its heartbeat interval is a tenth of that.",
+)
 @click.option(
     "--otlp-http", is_flag=True, help="Receive OTLP over HTTP as well, at each control server on a free port."
 )
@@ -156,6 +163,7 @@ def up(
     listen: str,
     controls: int,
     etcds: str,
+    etcd_election_ms: int,
     otlp_http: bool,
     sites: tuple[str, ...],
     links: bool,
@@ -192,6 +200,7 @@ def up(
         members=members,
         controls=controls,
         etcds=int(etcds),
+        etcd_election_ms=etcd_election_ms,
         app=app,
         app_health=app_health,
         app_timeout=app_timeout,

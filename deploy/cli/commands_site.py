@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from understudy.deploy.cli.commands_drain import duration, follow_until_empty, wait_option
+from understudy.deploy.cli.commands_take_over import take_over
 from understudy.deploy.cli.every_pool import pools_option
 from understudy.deploy.cli.watching import watch_option
 from understudy.deploy.common.completion import complete_site
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         "understudy site offline east --for 30m",
         "understudy site online east",
         "understudy site dependency east database down",
+        "understudy site take-over west --data-dir /var/lib/etcd --dry-run",
     )
 )
 def site() -> None:
@@ -44,6 +46,9 @@ def site() -> None:
 
     The option --site of a sidecar sets the site of its member: a zone, a rack or a data centre.
     """
+
+
+site.add_command(take_over)
 
 
 @site.command(
@@ -80,18 +85,30 @@ def status(pool: str | None, etcd: EtcdOptions, tls: TlsOptions | None, output: 
 
 
 async def _status(place: PoolLocation, tls: TlsOptions | None) -> dict[str, Any]:
+    from understudy.deploy.inspect.controls import ask_controls
     from understudy.deploy.inspect.fronts import read_share_at_home
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
-    from understudy.deploy.inspect.sites import read_unsaved, sites_view
+    from understudy.deploy.inspect.sites import read_reports, sites_view
 
     async with connect(place.etcd) as client:
         state, revision = await read_pool(client, place.pool)
         require_pool(state, place.etcd)
         controls = {name: at.record.http for name, at in state.controls.items()}
-        unsaved, endpoints, shares = await asyncio.gather(
-            read_unsaved(state, tls), client.status(), read_share_at_home(controls, place.pool)
+        reports, endpoints, shares, statuses = await asyncio.gather(
+            read_reports(state, tls),
+            client.status(),
+            read_share_at_home(controls, place.pool),
+            ask_controls(controls.values(), "/v1/status", place.pool),
         )
-    return sites_view(state, revision=revision, now=time.time(), etcd=endpoints, unsaved=unsaved, shares=shares)
+    return sites_view(
+        state,
+        revision=revision,
+        now=time.time(),
+        etcd=endpoints,
+        reports=reports,
+        shares=shares,
+        controls=dict(zip(controls, statuses, strict=True)),
+    )
 
 
 @site.command(
@@ -136,8 +153,10 @@ def offline(
     The site stays out of service until 'understudy site online' or until its time is over: 2 hours, unless --for or
     --until-i-say says otherwise. Members that start there meanwhile get no slots.
 
-    Refused, unless --force is given: the site has no member; another site is offline; slots that the site serves have
-    no current copy elsewhere yet, although they should.
+    Refused, unless --force is given: the site has no member; another site is offline; slots are moving; the other sites
+    could not carry the load, or not with the loss of one more member; slots that the site serves have no current copy
+    elsewhere yet, although they should. Without a control server the load is not known, and not checked. Other pools
+    of the group leave the site too, so the command is also refused for what holds of them.
 
     Exit code 1: refused, no other site can take its slots, or it still owns slots after --wait.
     """
@@ -160,6 +179,7 @@ async def _offline(
 ) -> dict[str, Any]:
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.operate import service
+    from understudy.deploy.operate.site_offline import checked_site_offline
     from understudy.statesync.audit.log import OperatorLog
 
     site = intent.site
@@ -168,7 +188,7 @@ async def _offline(
         require_pool(state, place.etcd)
         members = service.members_of(state, site)
         log = OperatorLog(client, state.keys, this_operator("site offline", place.etcd), reason)
-        await service.carry_out(log, service.site_offline(state, intent, force=force))
+        await service.carry_out(log, await checked_site_offline(client, state, intent, force=force))
         every = partial(service.members_of, site=site)
         left = await follow_until_empty(
             client, place.pool, f"site {site}", lambda state: set(every(state)), wait, state, quiet=quiet

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from understudy.statesync.etcd.key_range import KeyRange, prefix_range
-from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.keys import PoolKeys, groups_of
 from understudy.statesync.tenants.keys import TenantKeys, range_of
 from understudy.statesync.tenants.tenant import Tenant
 from understudy.xds.control.rights import Right
@@ -28,7 +28,9 @@ def permissions(tenant: Tenant, right: Right, pools: Iterable[str]) -> list[Perm
     found = [Permission("read", prefix_range(keys.prefix))]
     if right >= Right.ADMIN:
         found.append(Permission("readwrite", keys.applied))
+        found.append(Permission("readwrite", prefix_range(groups_of(tenant.tenant))))
         return [*found, *(Permission("readwrite", range_of(one)) for one in tenant.own)]
+    found.append(Permission("read", prefix_range(groups_of(tenant.tenant))))
     for pool in map(PoolKeys, sorted(pools)):
         found += [
             Permission("read", KeyRange(pool.prefix, pool.requests)),

@@ -21,6 +21,7 @@ from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.views import ranges
 from understudy.deploy.operate import service
 from understudy.deploy.operate.service import Change
+from understudy.deploy.operate.site_offline import checked_site_offline
 from understudy.statesync.audit.actor import account_of
 from understudy.statesync.audit.entry import Actor
 from understudy.statesync.audit.log import OperatorLog
@@ -29,6 +30,8 @@ from understudy.statesync.pool.state import PoolState
 from understudy.xds.control.etcd_links import EtcdLink
 from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.planning.plan import next_plan
+
+PARTS_SHOWN = 20
 
 
 def change_of(state: PoolState, wish: Wish, now: float) -> Change:
@@ -92,18 +95,24 @@ def _effect(state: PoolState, cluster: ClusterState | None, wish: Wish, affected
     owned = owned_by(state, affected)
     lines = []
     if leaving:
-        names = ", ".join(affected) or "no member"
-        which = f" ({ranges(owned)})" if owned else ""
+        names = _shortened(affected, "members") or "no member"
+        which = f" ({_shortened(ranges(owned).split(', '), 'ranges of slots')})" if owned else ""
         lines.append(f"{names} would hand over {len(owned)} slots{which}. No request fails.")
     moves = _moves(cluster, wish, affected, now) if cluster else None
     if moves is None:
         lines.append("Where slots would go is not known: this control server has no slot table yet.")
     elif moves:
-        parts = ", ".join(f"{count} to {member}" for member, count in sorted(moves.items()))
-        lines.append(f"The next slot table would move {sum(moves.values())} slots: {parts}.")
+        parts = [f"{count} to {member}" for member, count in sorted(moves.items())]
+        lines.append(f"The next slot table would move {sum(moves.values())} slots: {_shortened(parts, 'members')}.")
     else:
         lines.append("The slot table would move no slot.")
     return lines
+
+
+def _shortened(parts: list[str], what: str) -> str:
+    """The parts as one text; only some of very many."""
+    rest = [f"and {len(parts) - PARTS_SHOWN} more {what}"] if len(parts) > PARTS_SHOWN else []
+    return ", ".join([*parts[:PARTS_SHOWN], *rest])
 
 
 def _moves(cluster: ClusterState, wish: Wish, affected: list[str], now: float) -> Counter[str] | None:
@@ -140,5 +149,7 @@ async def perform(name: str, etcd: EtcdLink, pool: str, wish: Wish, origin: str,
     if wish.act.startswith("rebalance"):
         return {"done": await plan_perform(etcd.client, state, log, wish, actor.who), "command": command}
     change = change_of(state, wish, now)
+    if wish.act == "site offline" and change.intent:
+        change = await checked_site_offline(etcd.client, state, change.intent)
     await service.carry_out(log, change)
     return {"done": change.act.what, "undo": change.act.undo, "command": command}

@@ -24,7 +24,8 @@ from understudy.statesync.etcd.client import EtcdError
 from understudy.xds.control.etcd_links import EtcdLink
 
 if TYPE_CHECKING:
-    from understudy.deploy.drill.drill import Drill, DrillResult
+    from understudy.deploy.drill.drill import Drill
+    from understudy.deploy.drill.settings import DrillResult
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,8 @@ class DrillRuns:
         """The drill; its modules are imported by the first one, in a thread, since that takes long."""
         await asyncio.to_thread(import_module, "understudy.deploy.drill.drill")
         from understudy.deploy.drill.conditions import DrillKind
-        from understudy.deploy.drill.drill import Drill, DrillSettings
+        from understudy.deploy.drill.drill import Drill
+        from understudy.deploy.drill.settings import DrillSettings
 
         settings = DrillSettings(
             DrillKind.DRAIN,

@@ -17,11 +17,14 @@ from understudy.deploy.console.plans import last_plan
 from understudy.deploy.console.problems import Problem, problems_of
 from understudy.deploy.inspect.envoys import View
 from understudy.deploy.inspect.member_views import MemberReport, slots_of
-from understudy.deploy.inspect.sites import copies_by_slot, loss_text, site_rows
+from understudy.deploy.inspect.sites import loss_text, site_rows
 from understudy.deploy.inspect.versions import sessions_text
 from understudy.deploy.inspect.views import failovers_view, status_view, table_view
+from understudy.statesync.heartbeat.adaptive_timeout import adaptive_timeout
+from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.pool.ownership import agreed_set
-from understudy.statesync.pool.records import Phase
+from understudy.statesync.pool.records import MemberState, Phase
+from understudy.statesync.pool.site_copies import copies_by_slot
 from understudy.statesync.pool.state import PoolState
 from understudy.telemetry.timing.duration import length
 
@@ -30,6 +33,7 @@ FAILOVERS_KEPT = 200
 PROBLEMS_SHOWN = 50
 NO_GRADE = "none"
 WELL_STATES = frozenset({"UP", "READY"})
+BEATING_STATES = frozenset(MemberState) - {MemberState.LOST}
 
 Objects = dict[str, View]
 
@@ -150,12 +154,25 @@ def _members(state: PoolState, rows: Iterable[View], marks: Mapping[str, Mark], 
             "well": row["state"] in WELL_STATES and not row["reason"],
             "out": out,
             "until": until,
+            **_patience(state, row),
         }
         for row in rows
         for out, until in (_out_of_service(state, row, offline, now),)
     ]
     made.sort(key=lambda row: (row["well"], marks.get(row["member"], UNKNOWN).place))
     return {row["member"]: row for row in made}
+
+
+def _patience(state: PoolState, row: View) -> View:
+    """How late the member's event loop was of late, and how long it may be silent until it is suspected; as text.
+
+    Control servers that are late themselves wait longer.
+    """
+    if state.spec is None or row["state"] not in BEATING_STATES:
+        return {"lag": "", "patience": ""}
+    rules, late = state.spec.record.liveness, row["late_seconds"]
+    patience = adaptive_timeout(rules.missed_beats * BEAT_INTERVAL, late, rules.load_cap_ms / 1000)
+    return {"lag": f"up to {length(late * 1000)}" if late else "none", "patience": length(patience * 1000)}
 
 
 def _out_of_service(state: PoolState, row: View, offline: frozenset[str], now: float) -> tuple[str, float]:

@@ -18,7 +18,7 @@ from understudy.xds.planning.proposal import NoProposal
 
 View = dict[str, Any]
 UNASKED_MOST = 1000
-"""Members of a pool up to which a page makes a plan without being asked to. For more it takes seconds."""
+"""Members of a pool up to which a page makes a plan without being asked to."""
 
 
 async def proposal(service: PoolService, asked: Mapping[str, str]) -> View:
@@ -63,7 +63,7 @@ async def plan_values(service: PoolService, state: PoolState, asked: Mapping[str
 
 def _refuse_unasked(members: int, *, ordered: bool) -> None:
     if members > UNASKED_MOST and not ordered:
-        raise NegativeAnswer(f"the pool has {members} members, so it takes seconds to make one: press 'Plan'")
+        raise NegativeAnswer(f"the pool has {members} members, and a plan of them all is made when you press 'Plan'")
 
 
 def _refused(state: PoolState, view: View) -> str:

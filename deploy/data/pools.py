@@ -11,9 +11,9 @@ from understudy.deploy.inspect.query import connect
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.etcd.settings import EtcdSettings
-from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.keys import GroupKeys, PoolKeys
 from understudy.statesync.pool.pools import did_you_mean, pool_names
-from understudy.statesync.pool.records import ControlServer
+from understudy.statesync.pool.records import ControlServer, Table
 from understudy.statesync.pool.spec import SpecError
 from understudy.statesync.pool.spec_reader import decode_known_spec
 
@@ -144,10 +144,14 @@ async def delete_pool(client: EtcdClient, pool: str) -> int:
     write into a pool that is deleted. After an interruption, it can be called again.
     """
     keys = PoolKeys(pool)
+    table = await client.get(keys.table)
     deleted = await client.delete(keys.spec)
     give_up = time.monotonic() + LEAVING_TIMEOUT
     while (await read_content(client, pool)).leaving and time.monotonic() < give_up:  # noqa: ASYNC110 - etcd's keys
         await asyncio.sleep(LEAVING_POLL)
+    group = _group_in(table.value) if table else ""
+    if group:
+        deleted += await client.delete(GroupKeys(group).pool(pool))
     rest = keys.everything
     while True:
         page = await client.range(rest, limit=BATCH, keys_only=True)
@@ -156,3 +160,10 @@ async def delete_pool(client: EtcdClient, pool: str) -> int:
         end = f"{page.kvs[-1].key}\0"
         deleted += await client.delete(KeyRange(page.kvs[0].key, end))
         rest = KeyRange(end, rest.end)
+
+
+def _group_in(table: bytes) -> str:
+    try:
+        return Table.decode(table).group
+    except ValueError:
+        return ""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from understudy.deploy.inspect.member_views import View, order_of, slots_of
 from understudy.deploy.inspect.members import MemberError, PeerApiClient
 from understudy.deploy.inspect.query import read_pool
+from understudy.proxy.peers.peer_protocol import STATUS_PATH
 from understudy.proxy.peers.sync_api import DIGEST_PATH
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.state import PoolState
@@ -64,7 +65,10 @@ class CopyFault:
 
 @dataclass(slots=True)
 class VerifyReport:
-    """The result of ``verify``. ``unasked`` has the errors of members that did not answer."""
+    """The result of ``verify``. ``unasked`` has the errors of members that did not answer.
+
+    ``one_site``: slots that have had current copies on one site only for more than 30 s, as their actives say.
+    """
 
     pool: str
     slots: int
@@ -74,11 +78,12 @@ class VerifyReport:
     repaired: list[SlotCopy] = field(default_factory=list)
     unasked: dict[str, str] = field(default_factory=dict)
     unreadable: dict[int, int] = field(default_factory=dict)
+    one_site: list[int] = field(default_factory=list)
 
     @property
     def fine(self) -> bool:
-        """Whether every copy that the table assigns exists and is equal to etcd."""
-        return not (self.faults or self.unasked or self.unreadable)
+        """Whether every copy that the table assigns exists and is equal to etcd, and copies are on two sites."""
+        return not (self.faults or self.unasked or self.unreadable or self.one_site)
 
     def view(self, named: int) -> View:
         """The report as JSON data, with at most ``named`` sessions for each copy that differs."""
@@ -91,6 +96,7 @@ class VerifyReport:
             "different": [_fault_view(fault, named) for fault in self.faults],
             "repaired": [{"slot": copy.slot, "member": copy.member} for copy in self.repaired],
             "not_asked": self.unasked,
+            "one_site": self.one_site,
             "unreadable": [{"slot": slot, "values": count} for slot, count in sorted(self.unreadable.items())],
         }
 
@@ -149,6 +155,7 @@ class Verifier:
             suspects += await self._digests(part)
             self._progress(len(part))
         self.report.faults = await self._lasting(suspects)
+        self.report.one_site = await self._on_one_site(frozenset(slots))
         if repair and self.report.faults:
             await self._repair()
         return self.report
@@ -194,6 +201,20 @@ class Verifier:
         except (KeyError, TypeError, ValueError) as error:
             self.report.unasked[member] = f"its answer cannot be read: {error!r}"
         return {}
+
+    async def _on_one_site(self, slots: frozenset[int]) -> list[int]:
+        """The slots that their actives have seen with copies on one site for too long."""
+
+        async def ask(member: str) -> list[int]:
+            try:
+                said = (await self._members.get(member, STATUS_PATH))["replication"]
+                return [int(slot) for slot in said.get("one_site", {}).get("late", ())]  # 0.1.0 does not say
+            except (MemberError, KeyError, TypeError, ValueError, AttributeError):
+                return []
+
+        asked = [member for member in self._members.addresses if member not in self.report.unasked]
+        found = await asyncio.gather(*map(ask, asked))
+        return sorted(slots & {slot for late in found for slot in late})
 
     # -- session by session --
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from understudy.deploy.common.errors import NegativeAnswer
 from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.member_views import order_of, slots_of
-from understudy.deploy.inspect.sites import copies_by_slot
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.records import MemberState
+from understudy.statesync.pool.site_copies import copies_by_slot
 from understudy.statesync.pool.spec_parts import Objectives
 from understudy.statesync.pool.state import PoolState
 
@@ -32,6 +33,7 @@ class DrillKind(StrEnum):
     LINK = "link"
     HOME_MOVE = "home-move"
     HOME_LOSS = "home-loss"
+    SITE_OFFLINE = "site-offline"
 
     @property
     def of_a_home(self) -> bool:
@@ -47,6 +49,11 @@ class DrillKind(StrEnum):
     def of_a_leader(self) -> bool:
         """Whether the target is the leader of the control servers or of etcd. Then no slot has to change its active."""
         return self in (DrillKind.CONTROL, DrillKind.ETCD_LEADER)
+
+    @property
+    def of_a_site(self) -> bool:
+        """Whether the target is a site with all its members."""
+        return self in (DrillKind.SITE, DrillKind.SITE_OFFLINE)
 
     @property
     def kills_members(self) -> bool:
@@ -99,6 +106,21 @@ def site_refusals(state: PoolState, site: str) -> list[str]:
     if not alone:
         return []
     return [f"{len(alone)} slots have no current copy outside site {site} yet: see 'understudy site status'"]
+
+
+def site_target(state: PoolState, wanted: str, number: int) -> str:
+    """The wanted site, or each site in turn. ``number`` counts drills from 0.
+
+    Raises:
+        NegativeAnswer: the site has no member, or members have no site.
+    """
+    sites = sorted({at.record.site for at in state.members.values()} - {""})
+    if wanted and wanted not in sites:
+        known = f"its sites are {', '.join(sites)}" if sites else "its members have no --site"
+        raise NegativeAnswer(f"pool {state.keys.pool} has no member on site {wanted!r}; {known}")
+    if not sites:
+        raise NegativeAnswer(f"the members of pool {state.keys.pool} have no site: start them with --site")
+    return wanted or sites[number % len(sites)]
 
 
 def members_of_site(state: PoolState, site: str) -> list[str]:

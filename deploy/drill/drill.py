@@ -7,18 +7,16 @@ fault is always undone, also after Ctrl-C and SIGTERM. ``conditions`` has the ru
 """
 
 import asyncio
-import shlex
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.common.operator import this_operator
-from understudy.deploy.common.options import PoolLocation, TlsOptions
+from understudy.deploy.common.options import PoolLocation
 from understudy.deploy.drill.conditions import (
     ClientView,
     DrillKind,
-    HomeFigures,
     PoolSnapshot,
     durability_of,
     members_of_site,
@@ -26,11 +24,12 @@ from understudy.deploy.drill.conditions import (
     not_recovered,
     refusals,
     site_refusals,
+    site_target,
     slots_by_member,
     without_successor,
 )
 from understudy.deploy.drill.fault_injectors import CommandInjector, FaultInjector, LocalInjector
-from understudy.deploy.drill.link import ONE_WAY, Link, by_site, link_of, taken
+from understudy.deploy.drill.link import Link, by_site, link_of, taken
 from understudy.deploy.drill.measure import (
     ClientMeasure,
     EnvoyMeasure,
@@ -39,16 +38,17 @@ from understudy.deploy.drill.measure import (
     ReportedMeasure,
     clients_of,
 )
+from understudy.deploy.drill.practice import SitePractice
 from understudy.deploy.drill.record import DrillRecorder
+from understudy.deploy.drill.settings import DrillResult, DrillSettings
 from understudy.deploy.inspect.controls import AdminError, ask_control
 from understudy.deploy.inspect.query import read_pool, require_pool
-from understudy.deploy.inspect.sites import lagging_slots
 from understudy.deploy.inspect.sync import newest_revision, read_sync
 from understudy.statesync.audit.entry import Act, Actor
 from understudy.statesync.audit.log import OperatorLog
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
-from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.pool.records import Intent
+from understudy.statesync.pool.site_copies import lagging_slots
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_parts import Objectives
 from understudy.statesync.pool.state import PoolState
@@ -64,71 +64,6 @@ POLL_INTERVAL = 0.1
 
 class DrillRefused(NegativeAnswer):
     """The pool does not meet the conditions of a drill, and nothing was changed. Exit code 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class DrillSettings:
-    """The options of a drill. ``rate`` 0: measure the pool's real clients. ``seconds`` is the duration of the fault.
-
-    ``peer``: the other of two distant sites with its etcd, and ``peer_url`` its front Envoy.
-    """
-
-    kind: DrillKind
-    member: str = ""
-    site: str = ""
-    link: tuple[str, ...] = ()
-    one_way: bool = False
-    rate: int = 0
-    seconds: float = 5.0
-    repeat: int = 1
-    url: str = ""
-    admin: str = ""
-    command: str = ""
-    undo: str = ""
-    reason: str = ""
-    peer: tuple[str, EtcdSettings] | None = None
-    peer_url: str = ""
-    tls: TlsOptions | None = None
-
-    @property
-    def why(self) -> str:
-        """What the audit log says of the acts of this drill."""
-        return f"drill: {self.reason}" if self.reason else "drill"
-
-    def command_again(self, pool: str, name: str) -> str:
-        """The command that repeats this drill of ``pool`` at the target ``name``.
-
-        It is kept with the trace, which more people may read. So own commands and addresses are words in capitals.
-        """
-        words = ["understudy", "drill", str(self.kind)]
-        words += ["--member", name] if self.kind.of_a_member else []
-        words += ["--site", name] if self.kind is DrillKind.SITE else []
-        if self.kind is DrillKind.LINK:
-            words += ["--link", name, *(["--direction", ONE_WAY] if self.one_way else [])]
-        words += ["--load", str(self.rate)] if self.rate else []
-        words += ["--for", f"{self.seconds:g}s"] if self.kind is not DrillKind.ROLLING else []
-        words += ["--peer", "PEER"] if self.peer else []
-        for option in ("url", "peer_url", "admin", "command", "undo"):
-            words += [f"--{option.replace('_', '-')}", option.upper()] if getattr(self, option) else []
-        return shlex.join([*words, "--pool", pool])
-
-
-@dataclass(frozen=True, slots=True)
-class DrillResult:
-    """One drill. ``name`` is the target, ``traces`` are those of the failovers that it caused, ``at`` is wall time.
-
-    ``taken``: the number of slots that each site lost by a cut link. ``home``: of a drill of the home.
-    """
-
-    kind: DrillKind
-    name: str
-    at: float
-    seconds: float
-    seen: ClientView
-    missed: tuple[str, ...]
-    traces: tuple[str, ...]
-    taken: Mapping[str, int] = field(default_factory=dict)
-    home: HomeFigures | None = None
 
 
 class Drill:
@@ -160,6 +95,7 @@ class Drill:
         self._actor = actor or this_operator("drill", place.etcd)
         self._injector = self._choose_injector()
         self._drained: str = ""
+        self._practice = SitePractice(settings, etcd, self._actor) if settings.kind is DrillKind.SITE_OFFLINE else None
 
     def _choose_injector(self) -> FaultInjector:
         settings, place = self._settings, self._place
@@ -169,11 +105,12 @@ class Drill:
             return CommandInjector(settings.command, settings.undo)
         if place.layout is not None:
             return LocalInjector(place.directory, place.layout)
-        if settings.kind in (DrillKind.DRAIN, DrillKind.HOME_MOVE):
+        if settings.kind in (DrillKind.DRAIN, DrillKind.SITE_OFFLINE, DrillKind.HOME_MOVE):
             return CommandInjector("")
         raise DeployError(
             f"pool {place.pool} was not started by 'understudy up' from this directory: give the command that injects "
-            "the fault, such as --command 'kubectl delete pod {name} --grace-period=0 --force' (drain needs no command)"
+            "the fault, such as --command 'kubectl delete pod {name} --grace-period=0 --force' (drain and site-offline "
+            "need none)"
         )
 
     def _measure(self, spec: PoolSpec, state: PoolState) -> ClientMeasure:
@@ -211,12 +148,18 @@ class Drill:
         name = await self._target(state, number)
         if self._settings.kind is DrillKind.SITE and (reasons := "\n".join(site_refusals(state, name))):
             raise DrillRefused(f"the drill is refused, nothing was changed:\n{reasons}")
+        if self._practice is not None:
+            await self._practice.require_allowed(state, name)
         measure = self._measure(require_pool(state, self._place.etcd), state)
         try:
             await measure.start()
             self._say(f"measuring for {WARM_UP:g} s")
             await asyncio.sleep(WARM_UP)
             return await self._drill(name, state, measure)
+        except BaseException:
+            if self._practice is not None and self._practice.site:
+                await self._practice.store(state, None)
+            raise
         finally:
             await measure.close()
 
@@ -225,12 +168,17 @@ class Drill:
         began = time.monotonic()
         try:
             boots = await self._inject(name, before)
-            if settings.kind is not DrillKind.ROLLING:
+            if self._practice is not None:
+                await self._practice.hold(before, self._state, measure)
+            elif settings.kind is not DrillKind.ROLLING:
                 self._say(f"waiting {settings.seconds:g} s")
                 await asyncio.sleep(settings.seconds)
         finally:
             ended = time.monotonic()
             await self._undo()
+        if self._practice is not None:
+            self._say(f"{self._practice.why or 'all is well'}: site {name} is in service again")
+            await self._practice.await_return(before, self._state)
         self._say("waiting until the pool has recovered")
         successor = await self._until_recovered(before, boots)
         await asyncio.sleep(COOL_DOWN)
@@ -243,7 +191,7 @@ class Drill:
 
     async def _hit(self, name: str, before: PoolState) -> frozenset[str]:
         """The members that a drill of a site or a link hit: those of the site, or those that lost slots."""
-        if self._settings.kind is DrillKind.SITE:
+        if self._settings.kind.of_a_site:
             return frozenset(members_of_site(before, name))
         return frozenset(taken(await self._state(), before)) if self._settings.kind is DrillKind.LINK else frozenset()
 
@@ -255,6 +203,8 @@ class Drill:
             await injector.freeze(name)
         elif kind is DrillKind.DRAIN:
             await self._drain(name)
+        elif self._practice is not None:
+            await self._practice.begin(before, name)
         elif kind is DrillKind.ROLLING:
             return await self._roll(before)
         elif kind is DrillKind.SITE:
@@ -305,6 +255,8 @@ class Drill:
     async def _undo(self) -> None:
         """Undo the fault and the drain. Safe to repeat."""
         await self._injector.undo()
+        if self._practice is not None:
+            await self._practice.undo(await self._state())
         if self._drained:
             keys = (await self._state()).keys
             log = OperatorLog(self._etcd, keys, self._actor)
@@ -323,21 +275,11 @@ class Drill:
             return wanted or names[number % len(names)]
         if kind is DrillKind.ROLLING:
             return "all members"
-        if kind is DrillKind.SITE:
-            return self._site(state, number)
+        if kind.of_a_site:
+            return site_target(state, self._settings.site, number)
         if kind is DrillKind.LINK:
             return link_of(state, self._settings.link, number)
         return await self._leader(state)
-
-    def _site(self, state: PoolState, number: int) -> str:
-        """The given site, or each site in turn."""
-        sites, wanted = sorted({at.record.site for at in state.members.values()} - {""}), self._settings.site
-        if wanted and wanted not in sites:
-            known = f"its sites are {', '.join(sites)}" if sites else "its members have no --site"
-            raise NegativeAnswer(f"pool {state.keys.pool} has no member on site {wanted!r}; {known}")
-        if not sites:
-            raise NegativeAnswer(f"the members of pool {state.keys.pool} have no site: start them with --site")
-        return wanted or sites[number % len(sites)]
 
     async def _leader(self, state: PoolState) -> str:
         """The present leader of the control servers, or of etcd (its endpoint), by the kind of drill; '' for none."""
@@ -430,14 +372,18 @@ class Drill:
             seen = replace(seen, needless_moves=sum(lost.values()), judge_waits=False)
         wanted = state.spec.record.objectives if state.spec else Objectives()
         faults = tuple(missed(seen, wanted, durability_of(state)))
+        if self._practice is not None:
+            faults = self._practice.judge(faults)
+            await self._practice.store(state, seen)
         await recorder.mark(caused)
         again = self._settings.command_again(self._place.pool, name)
         await recorder.record(caused, seen, faults, again, at)
         traces = tuple(dict.fromkeys(part.trace for part in caused))
-        return DrillResult(kind, name, at, took, seen, faults, traces, lost)
+        outcome, why = (self._practice.outcome, self._practice.why) if self._practice is not None else (None, "")
+        return DrillResult(kind, name, at, took, seen, faults, traces, lost, outcome, why)
 
     def _members(self, name: str, before: PoolState) -> list[str]:
         """The members that failovers by this drill are about."""
         if self._settings.kind is DrillKind.LINK:
             return [member for site in name.split(",") for member in members_of_site(before, site)]
-        return members_of_site(before, name) if self._settings.kind is DrillKind.SITE else [name]
+        return members_of_site(before, name) if self._settings.kind.of_a_site else [name]

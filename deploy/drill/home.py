@@ -24,16 +24,10 @@ from understudy.deploy.drill.conditions import (
     durability_of,
     not_recovered,
 )
-from understudy.deploy.drill.drill import (
-    COOL_DOWN,
-    WARM_UP,
-    Drill,
-    DrillRefused,
-    DrillResult,
-    DrillSettings,
-)
+from understudy.deploy.drill.drill import COOL_DOWN, WARM_UP, Drill, DrillRefused
 from understudy.deploy.drill.measure import InjectedFault, LoadMeasure, clients_of
 from understudy.deploy.drill.record import DrillRecorder
+from understudy.deploy.drill.settings import DrillResult, DrillSettings
 from understudy.deploy.inspect.query import connect, read_pool, require_pool
 from understudy.deploy.mirror.records import Side
 from understudy.deploy.mirror.status import home_view

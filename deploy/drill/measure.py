@@ -53,6 +53,9 @@ class ClientMeasure(Protocol):
     async def start(self) -> None:
         """Start. Raises ``DeployError`` if the pool does not serve."""
 
+    async def so_far(self) -> tuple[int, int]:
+        """How many requests have ended since the start, and how many of them failed."""
+
     async def finish(self, fault: InjectedFault) -> ClientView:
         """Stop, and return what clients saw since the fault."""
 
@@ -78,6 +81,11 @@ class LoadMeasure:
                 ) from None
         for load in self._loads:
             load.start()
+
+    async def so_far(self) -> tuple[int, int]:
+        """By the clients' own history."""
+        history = [op for load in self._loads for op in load.history]
+        return len(history), sum(not op.succeeded for op in history)
 
     def send_to(self, url: str) -> None:
         """From now on the requests go to another front Envoy."""
@@ -189,11 +197,16 @@ class EnvoyMeasure:
         """Read the counters."""
         self._before = await self._counters()
 
-    async def finish(self, fault: InjectedFault) -> ClientView:  # noqa: ARG002 - counters have no names
-        """How much the counters have increased."""
+    async def so_far(self) -> tuple[int, int]:
+        """By the counters."""
         now = await self._counters()
         completed, failed, reset = (now[name] - self._before[name] for name in _COUNTERS)
-        return ClientView(requests=completed, failed=failed + reset)
+        return completed, failed + reset
+
+    async def finish(self, fault: InjectedFault) -> ClientView:  # noqa: ARG002 - counters have no names
+        """How much the counters have increased."""
+        requests, failed = await self.so_far()
+        return ClientView(requests=requests, failed=failed)
 
     async def close(self) -> None:
         """Nothing to free."""
@@ -235,6 +248,11 @@ class ReportedMeasure:
         self._before = await self._counts()
         if not self._before:
             raise DeployError("no control server tells how many requests front Envoys had: use --admin, or --load N")
+
+    async def so_far(self) -> tuple[int, int]:
+        """By what has been reported: what happened in the last seconds is missing."""
+        view = reported_view(self._before, await self._counts())
+        return view.requests, view.failed
 
     async def finish(self, fault: InjectedFault) -> ClientView:  # noqa: ARG002 - counts have no names
         """How much the counts have increased, when all reports have arrived."""

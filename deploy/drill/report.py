@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from understudy.deploy.drill.conditions import DrillKind, HomeFigures
-from understudy.deploy.drill.drill import DrillResult
+from understudy.deploy.drill.settings import DrillResult
 
 
 def view_of(pool: str, results: Sequence[DrillResult]) -> dict[str, Any]:
@@ -35,6 +35,7 @@ def view_of(pool: str, results: Sequence[DrillResult]) -> dict[str, Any]:
                 "home": _home_view(result.home),
                 "takeover_ms": None if result.seen.took_ms is None else round(result.seen.took_ms, 1),
                 "missed": list(result.missed),
+                "outcome": result.outcome,
                 "failures": list(result.seen.failures),
                 "traces": list(result.traces),
             }
@@ -68,6 +69,9 @@ def drill_table(view: dict[str, Any]) -> RenderableType:
             parts.append(Text(_link_line(row)))
         if row["home"]:
             parts.append(Text(_home_line(row)))
+        if row["outcome"]:
+            well = row["outcome"] == "SUCCEEDED"
+            parts.append(Text(f"{name}: {row['outcome']}", style="bold green" if well else "bold red"))
         if not row["requests"]:
             parts.append(Text(f"{name}: no client made a request; use --load N for own clients", style="yellow"))
     summary = "all objectives were met" if view["ok"] else "an objective was missed"

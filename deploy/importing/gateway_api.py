@@ -115,7 +115,7 @@ def _split(rule: Field) -> Remark:
         "lost",
         f"{rule.path}.backendRefs",
         "The rule splits its requests between several Services, and a pool is one application.",
-        "Each Service has a pool file. If they are versions of one application, keep the file of the one that stays.",
+        f"Each Service has a pool file. {keys.BY_VERSION}",
     )
 
 

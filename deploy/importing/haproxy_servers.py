@@ -101,7 +101,7 @@ def _all_named(servers: Sequence[_Server]) -> bool:
     return all(_A_NAME.fullmatch(server.name) for server in servers)
 
 
-_NAMES_REMEDY = "Start their sidecars with these names (--name). Else remove 'members' from the file."
+_NAMES_REMEDY = "Start their sidecars with these names (--member). Else remove 'members' from the file."
 _WEIGHT_0_REMEDY = "Drain the member: 'understudy drain MEMBER'."
 _WEIGHT_0 = "A member has a weight of 1 at least; HAProxy sends this server only clients that it had before."
 _NO_NAMES = "A member's name has only a-z, 0-9, '.' and '-', and a server's name here has others."

@@ -136,8 +136,8 @@ def _backend_protocol(given: dict[str, Field]) -> Sequence[Remark]:
 
 
 def _canary(field: Field) -> Remark:
-    reason = "A pool has one version of an application, and sends no share of its requests to another one."
-    return Remark("lost", _said(field), reason, "Give the canary a pool of its own, and split before the front Envoys.")
+    reason = "A pool sends no share of its requests to another application: all new sessions begin on one version."
+    return Remark("lost", _said(field), reason, keys.BY_VERSION)
 
 
 def _ignored(field: Field, because: str) -> Remark:

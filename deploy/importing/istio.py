@@ -151,8 +151,8 @@ def _subsets(field: Field) -> Remark:
     return Remark(
         "lost",
         field.path,
-        "Subsets split an application by version, and all members of a pool get slots.",
-        "If only one subset may have the sessions, run the others as a pool of their own.",
+        "Subsets split an application, and all members of a pool get slots.",
+        keys.BY_VERSION,
     )
 
 
@@ -160,6 +160,6 @@ def _locality(field: Field) -> Remark:
     return Remark(
         "changed",
         field.path,
-        "A pool keeps copies of each slot on several sites, and does not prefer the client's own.",
-        "Start sidecars with --site, so that a slot's copies are not all in one zone.",
+        "A slot has one active, wherever its clients are; with 'sites' in the spec, new sessions can begin on theirs.",
+        "Start sidecars with --site and --zone, so that a slot's copies are not all in one zone (docs/sites.md).",
     )

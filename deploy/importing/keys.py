@@ -120,6 +120,12 @@ def cookie_attribute(setting: str) -> Remark:
     )
 
 
+BY_VERSION = (
+    "If they are versions of one application, run them in one pool: give each sidecar --app-version, and write "
+    "'versions' (docs/recipes.md). Sessions then stay on their version, and all new ones begin on one."
+)
+
+
 def hash_table(setting: str) -> Remark:
     """The size of a hash ring, or another setting of the hash."""
     return Remark(

@@ -168,7 +168,8 @@ def _text(raw: Mapping[str, Any], places: Sequence[Place]) -> str:
     """The pool file."""
     made_of = "".join(f"# {line}\n" for place in places for line in [_one_line(f"Made of {place}.")])
     body = yaml.safe_dump(dict(raw), sort_keys=False, default_flow_style=None, width=_WIDTH)
-    return f"{made_of}{_HEAD}{body}"
+    head = _HEAD if raw.get("protocol") == "tcp" else _HEAD + _HEAD_OF_HTTP
+    return f"{made_of}{head}{body}"
 
 
 def _one_line(text: str) -> str:
@@ -183,4 +184,7 @@ def _notes(pool: str, findings: Iterable[Finding]) -> list[Note]:
 _HEAD = """\
 # Affinity alone keeps no state: the application must keep its sessions at its sidecar.
 # All other keys have their defaults; 'slots' (256) cannot be changed later.
+"""
+_HEAD_OF_HTTP = """\
+# Timeouts of the old proxy are not read: front Envoys end requests after 'timeouts.request_seconds' (15).
 """

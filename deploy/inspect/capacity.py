@@ -26,6 +26,31 @@ async def ask_capacity(state: PoolState) -> View:
     raise NegativeAnswer("; ".join(sorted({str(one) for one in answers})) or none)
 
 
+async def without_headroom(state: PoolState, site: str) -> str:
+    """Why the other sites could not carry the load of a site that goes; '' if they could, or if that is not known."""
+    try:
+        return too_small(await ask_capacity(state), site)
+    except NegativeAnswer:
+        return ""
+
+
+def too_small(view: View, site: str) -> str:
+    """The same by an answer of a control server. Pure.
+
+    The survivors need room for the loss of one more member, if there are two or more.
+    """
+    for loss in view["losses"]:
+        if (loss["level"], loss["name"]) != ("site", site) or not loss["survivors"]:
+            continue
+        if not loss["fits"]:
+            return f"the busiest of the other members would use {100 * loss['worst']:.0f} % of its CPUs"
+        cpus = [one["cpus"] for one in loss["survivors"]]
+        needed, left = sum(one["cpu_then"] for one in loss["survivors"]), sum(cpus) - max(cpus)
+        if len(cpus) > 1 and needed > view["usable"] * left:
+            return f"the other members could not lose one more: they would need {needed:.1f} of {left:g} CPUs"
+    return ""
+
+
 def _known_days(answer: View) -> int:
     """For how many days a control server knows the pool's growth; earlier releases know none."""
     return max((one["known_days"] for one in answer.get("growth", ())), default=0)

@@ -13,6 +13,19 @@ def actives(state: PoolState) -> dict[str, int]:
     return {view["member"]: view["active"] for view in member_views(state)}
 
 
+def moving_slots(state: PoolState) -> list[int]:
+    """The slots that are handed over, or that should have another owner: by the table, or because it is gone."""
+    table = state.table.record if state.table else None
+    boots = {name: at.record.boot for name, at in state.members.items()}
+    return [
+        slot
+        for slot, at in state.owners.items()
+        if at.record.phase is not Phase.STABLE
+        or (table is not None and slot < table.slots and at.record.active != table.active_of(slot))
+        or at.record.boot != boots.get(at.record.active)
+    ]
+
+
 def not_converged(state: PoolState, members: list[str]) -> str:
     """Why the pool has not converged yet; '' when it has. ``members`` must be registered and have their shares."""
     total, table = slots_of(state), state.table.record if state.table else None
@@ -24,15 +37,7 @@ def not_converged(state: PoolState, members: list[str]) -> str:
     open_slots = [slot for slot in range(total) if slot not in state.owners]
     if open_slots:
         return f"{len(open_slots)} slots have no owner"
-    boots = {name: at.record.boot for name, at in state.members.items()}
-    moving = [
-        slot
-        for slot, at in state.owners.items()
-        if at.record.phase is not Phase.STABLE
-        or at.record.active != table.active_of(slot)
-        or at.record.boot != boots.get(at.record.active)
-    ]
-    if moving:
+    if moving := moving_slots(state):
         return f"{len(moving)} slots are moving"
     held = actives(state)
     # A share may be one slot off: the table moves no slot for less.

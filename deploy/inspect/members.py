@@ -19,12 +19,16 @@ CALL_TIMEOUT = 10.0
 
 
 class MemberError(Exception):
-    """A call to ``member`` failed, or it answered with an error; ``detail`` says why."""
+    """A call to ``member`` failed, or it answered with an error; ``detail`` says why.
 
-    def __init__(self, member: str, detail: str) -> None:
+    ``refused``: its host refuses connections, so the process has ended.
+    """
+
+    def __init__(self, member: str, detail: str, *, refused: bool = False) -> None:
         super().__init__(f"{member}: {detail}")
         self.member = member
         self.detail = detail
+        self.refused = refused
 
 
 class PeerApiClient:
@@ -54,7 +58,9 @@ class PeerApiClient:
                 return content
         except aiohttp.ClientConnectorError as error:
             address = self.addresses[member]
-            raise MemberError(member, f"cannot be reached at {address}: {error.os_error or error}") from None
+            refused = isinstance(error.os_error, ConnectionRefusedError)
+            detail = f"cannot be reached at {address}: {error.os_error or error}"
+            raise MemberError(member, detail, refused=refused) from None
         except (aiohttp.ClientError, TimeoutError, ValueError, AttributeError) as error:
             raise MemberError(member, str(error) or f"no answer within {CALL_TIMEOUT:g} s") from None
 

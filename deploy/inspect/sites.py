@@ -1,71 +1,51 @@
 """``site status``: who serves where, what is in sync, what the loss of each site would cost now, and what is degraded.
 
-Pure but for :func:`read_unsaved`. A site *has a copy* of a slot if a process of the slot's sync set runs there: it has
-every acknowledged write of the slot in memory (docs/ownership.md).
+Pure but for :func:`read_reports`.
 """
 
 import asyncio
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from understudy.deploy.common.console_style import plain_table, utc_time
 from understudy.deploy.common.options import TlsOptions
-from understudy.deploy.inspect.member_views import View, order_of, slots_of
+from understudy.deploy.inspect.member_views import View, slots_of
 from understudy.deploy.inspect.members import MemberError, peer_apis
 from understudy.deploy.inspect.views import ranges
 from understudy.proxy.peers.peer_protocol import STATUS_PATH
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.ownership import agreed_set
+from understudy.statesync.pool.site_copies import copies_by_slot, lagging_slots
 from understudy.statesync.pool.site_grade import Grade, SiteMember, grades
 from understudy.statesync.pool.state import PoolState
 
 
-async def read_unsaved(state: PoolState, tls: TlsOptions | None) -> dict[str, int | None]:
-    """How many sessions of each member are not in etcd yet; None for a member that does not answer."""
+class CopyReport(NamedTuple):
+    """What a member says: how many of its sessions are not in etcd yet, and how long a slot has been on one site."""
+
+    unsaved: int
+    one_site_seconds: float = 0.0
+
+
+async def read_reports(state: PoolState, tls: TlsOptions | None) -> dict[str, CopyReport | None]:
+    """What each member reports; None for a member that does not answer."""
     addresses = {name: at.record.peer for name, at in sorted(state.members.items())}
     async with peer_apis(addresses, tls, state.keys.pool) as members:
 
-        async def ask(member: str) -> int | None:
+        async def ask(member: str) -> CopyReport | None:
             try:
-                answer = await members.get(member, STATUS_PATH)
-                return int(answer["replication"]["unsaved_sessions"])
-            except (MemberError, KeyError, TypeError, ValueError):
+                answer = (await members.get(member, STATUS_PATH))["replication"]
+                one_site = answer.get("one_site", {})  # 0.1.0 does not say
+                return CopyReport(int(answer["unsaved_sessions"]), float(one_site.get("seconds", 0.0)))
+            except (MemberError, KeyError, TypeError, ValueError, AttributeError):
                 return None
 
         return dict(zip(addresses, await asyncio.gather(*map(ask, addresses)), strict=True))
-
-
-def copies_by_slot(state: PoolState) -> dict[int, frozenset[str]]:
-    """The sites that have a copy of each slot that is owned."""
-    sites = {name: at.record.site for name, at in state.members.items()}
-    boots = {name: at.record.boot for name, at in state.members.items()}
-    found = {}
-    for slot, at in state.owners.items():
-        processes = agreed_set(at.record, state.sync_sets.get(slot)).members
-        found[slot] = frozenset(sites[member] for member, boot in processes if boots.get(member) == boot)
-    return found
-
-
-def lagging_slots(state: PoolState, away: Iterable[str] = ()) -> list[int]:
-    """The slots that should have copies on two sites or more by the table, and have them on one site at the most.
-
-    Sites in ``away`` do not count.
-    """
-    out, copies = frozenset(away), copies_by_slot(state)
-    sites = {
-        name: at.record.site
-        for name, at in state.members.items()
-        if at.record.state.may_hold_slots and at.record.site not in out
-    }
-    return [
-        slot
-        for slot, there in sorted(copies.items())
-        if len(there - out) < 2 <= len({sites[member] for member in order_of(state, slot) if member in sites})
-    ]
 
 
 def sites_view(
@@ -74,16 +54,20 @@ def sites_view(
     revision: int,
     now: float,
     etcd: Sequence[EndpointStatus] = (),
-    unsaved: Mapping[str, int | None] | None = None,
+    reports: Mapping[str, CopyReport | None] | None = None,
     shares: Mapping[str, View] | None = None,
+    controls: Mapping[str, Any] | None = None,
 ) -> View:
     """The output of ``site status``.
 
-    ``now`` is wall time in seconds, ``unsaved`` is that of :func:`read_unsaved`, and ``shares`` that of
-    :func:`understudy.deploy.inspect.fronts.read_share_at_home`.
+    ``now`` is wall time in seconds, ``reports`` are those of :func:`read_reports`, ``shares`` that of
+    :func:`understudy.deploy.inspect.fronts.read_share_at_home`, and ``controls`` what each control server answers at
+    ``/v1/status``.
     """
     copies, total = copies_by_slot(state), slots_of(state)
-    rows = site_rows(state, copies, now, unsaved or {})
+    said = reports or {}
+    unsaved = {name: one.unsaved if one else None for name, one in said.items()}
+    rows = site_rows(state, copies, now, unsaved)
     return {
         "pool": state.keys.pool,
         "revision": revision,
@@ -91,12 +75,16 @@ def sites_view(
         "on_two_sites": sum(len(there) > 1 for there in copies.values()),
         "sites": rows,
         "switch": _switch_view(state, now),
+        "practice": _practice_view(state),
         "front_requests": dict(sorted((shares or {}).items())),
         "degraded": [
             *_degraded_sites(state, rows),
             *_resting_sites(state, rows),
+            *_sites_left_with_group(state),
+            *_cut_links(controls or {}, now),
             *_degraded_needs(state),
-            *_degraded_copies(state, now),
+            *_overdue(state, now),
+            *_degraded_copies(state, now, max((one.one_site_seconds for one in said.values() if one), default=0.0)),
             *_degraded_etcd(etcd),
         ],
     }
@@ -140,6 +128,20 @@ def _switch_view(state: PoolState, now: float) -> View | None:
     rules = state.spec.record.site_switch
     left = min(max(switch.at + rules.freeze - now, 0.0), rules.freeze)
     return {"to": list(switch.to), "at": switch.at, "why": switch.why, "gap": rules.gap, "frozen_for": left}
+
+
+def _practice_view(state: PoolState) -> View | None:
+    """The last practice of a switch; None if there was none."""
+    runs = state.practices.record.runs if state.practices else ()
+    return msgspec.to_builtins(runs[-1]) if runs else None
+
+
+def _overdue(state: PoolState, now: float) -> Iterable[View]:
+    """Too long ago that a switch was practised; a pool that never practised is not reminded."""
+    if state.practices and state.practices.record.overdue(now):
+        days = state.practices.record.every / 86400
+        what = f"no switch of sites was practised to its end in the last {days:g} days"
+        yield _degraded(what, None, "understudy drill site-offline --site SITE --for 10m")
 
 
 def _degraded_needs(state: PoolState) -> Iterable[View]:
@@ -246,11 +248,34 @@ def _resting_sites(state: PoolState, rows: Sequence[View]) -> Iterable[View]:
         yield _degraded(f"{_named(row['site'])} is back, and has no slots after it was lost", None, remedy)
 
 
-def _degraded_copies(state: PoolState, now: float) -> Iterable[View]:
+def _sites_left_with_group(state: PoolState) -> Iterable[View]:
+    """Sites that get no slots because another pool of the group has none there."""
+    table, group = state.table, state.spec.record.group if state.spec else None
+    for site, pool in sorted(table.record.with_group.items()) if table else ():
+        what = f"{_named(site)} has no slots since pool {pool} of group {group} has none there"
+        yield _degraded(what, None, f"understudy site status --pool {pool}")
+
+
+def _cut_links(controls: Mapping[str, Any], now: float) -> Iterable[View]:
+    """Sites whose members a control server reaches through etcd only."""
+    for name, status in sorted(controls.items()):
+        silent: dict[str, dict[str, float]] = {}
+        for member in status.get("members", ()) if isinstance(status, dict) else ():
+            if member.get("through_etcd_for") is not None:
+                silent.setdefault(member["site"], {})[member["member"]] = member["through_etcd_for"]
+        for site, members in sorted(silent.items()):
+            named = ", ".join(sorted(members))
+            what = f"the link to {_named(site)} is cut: control server {name} reaches {named} through etcd only"
+            remedy = "mend the network between the sites; nothing moves as long as etcd reaches both"
+            yield _degraded(what, now - max(members.values()), remedy)
+
+
+def _degraded_copies(state: PoolState, now: float, seconds: float) -> Iterable[View]:
+    """Slots without a copy elsewhere; ``seconds``: for how long the first of them has been so."""
     lagging = lagging_slots(state, state.offline(now))
     if lagging:
         what = f"{len(lagging)} slots have current copies on one site only ({ranges(lagging)})"
-        yield _degraded(what, None, "wait for the copies: understudy status --sync")
+        yield _degraded(what, now - seconds if seconds else None, "wait for the copies: understudy status --sync")
     spec = state.spec.record if state.spec else None
     unspread = spec is not None and spec.copies < 3 and spec.replication.spread is None
     if unspread and len({at.record.site for at in state.members.values()}) > 1:
@@ -304,6 +329,8 @@ def sites_table(view: View, now: float) -> RenderableType:
     graded = [Text(f"grade of {_named(row['site'])}: {row['grade_why']}") for row in view["sites"] if row["grade_why"]]
     if view["switch"]:
         graded.append(Text(_switched(view["switch"], now)))
+    if view["practice"]:
+        graded.append(Text(_practised(view["practice"])))
     shares = [Text(_share(site, said)) for site, said in view["front_requests"].items()]
     problems = [
         Text(f"! {one['what']}{_age(one['since'], now)}: {one['remedy']}", style="yellow") for one in view["degraded"]
@@ -317,6 +344,15 @@ def _switched(switch: Mapping[str, Any], now: float) -> str:
     return (
         f"{', '.join(switch['to']) or '(none)'} serves{_age(switch['at'], now)}{why}; grades switch{frozen} "
         f"from a difference of {switch['gap']} on"
+    )
+
+
+def _practised(run: Mapping[str, Any]) -> str:
+    why = f" ({run['why']})" if run["why"] else ""
+    back = "" if run["back_seconds"] is None else f", back after {run['back_seconds']:g} s"
+    return (
+        f"last practice: {utc_time(run['at'])}, site {run['site']} offline for {run['seconds']:g} s{back}: "
+        f"{run['outcome']}{why}"
     )
 
 

@@ -1,10 +1,11 @@
 """What a new spec would do to a running pool beside the fields that change: what moves, and what is refused. Pure."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from understudy.statesync.pool.site_records import PoolInGroup
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.state import PoolState
 from understudy.xds.membership.cluster_state import ClusterState
@@ -24,7 +25,13 @@ class Effect:
     slots: int = 0
 
 
-def effects_of(state: PoolState, wanted: PoolSpec, sessions: int, now: float) -> list[Effect]:
+def effects_of(
+    state: PoolState,
+    wanted: PoolSpec,
+    sessions: int,
+    now: float,
+    group: Mapping[str, PoolInGroup] | None = None,
+) -> list[Effect]:
     """What applying ``wanted`` would do, by the members that are registered now; empty for a pool that has no spec.
 
     Args:
@@ -32,19 +39,22 @@ def effects_of(state: PoolState, wanted: PoolSpec, sessions: int, now: float) ->
         wanted: the new spec.
         sessions: how many sessions etcd has, deleted ones included.
         now: wall time in seconds.
+        group: what the other pools of the new spec's group say.
     """
     if state.spec is None or state.spec.record == wanted:
         return []
     running = state.spec.record
-    return [*_moves(state, wanted, now), *_keys(running, wanted), *_refusals(running, wanted, sessions)]
+    return [*_moves(state, wanted, now, group or {}), *_keys(running, wanted), *_refusals(running, wanted, sessions)]
 
 
-def _moves(state: PoolState, wanted: PoolSpec, now: float) -> Iterator[Effect]:
+def _moves(state: PoolState, wanted: PoolSpec, now: float, group: Mapping[str, PoolInGroup]) -> Iterator[Effect]:
     """The slots that change their active because of the new spec, and those that get more copies elsewhere."""
     if state.table is None or state.spec is None:
         return
     cluster = _cluster(state, state.spec.record, now)
-    before, after = _orders(cluster, now), _orders(replace(cluster, spec=wanted), now)
+    same = state.spec.record.full_group == wanted.full_group
+    before = _orders(replace(cluster, group=group if same else {}), now)
+    after = _orders(replace(cluster, spec=wanted, group=group), now)
     pairs = list(zip(before, after, strict=False))
     moved = Counter((old[0], new[0]) for old, new in pairs if old and new and old[0] != new[0])
     if moved:

@@ -32,6 +32,8 @@ class LocalSettings:
     them in turn, those of a site to ``zones`` in turn, and those of a zone to ``hosts`` in turn. Control servers and
     members of etcd are assigned as :func:`site_of` says, for ``understudy drill site``. If the spec has ``sites`` too,
     each site has a front Envoy, and ``listen`` is that of the first.
+    ``etcd_election_ms``: etcd's election timeout. The default is for one machine, where only a lack of CPU or a slow
+    disk delays a heartbeat.
     ``app_versions``: members name these versions of the application in turn. ``links``: each site has a network of its
     own (``linked_pool``).
     """
@@ -42,6 +44,7 @@ class LocalSettings:
     members: int = 3
     controls: int = 1
     etcds: int = 1
+    etcd_election_ms: int = 200
     app: str = ""
     app_health: str = "/healthz"
     app_timeout: float = APP_TIMEOUT

@@ -27,6 +27,8 @@ from understudy.statesync.etcd.settings import EtcdSettings, address_of
 
 ETCD_QUOTA_BYTES = 2 * 1024**3
 COMPACTION = "5m"
+HEARTBEATS = 10
+"""Heartbeats in an election timeout, as by etcd's defaults; etcd demands 5."""
 _STAGE_ETCD, _STAGE_CONTROL, _STAGE_MEMBERS, _STAGE_FRONT = range(4)
 _PYTHON = (sys.executable, "-P", "-m")  # -P: nothing is imported from the current directory
 _PROGRAM = (*_PYTHON, "understudy.deploy.cli")
@@ -39,7 +41,8 @@ TCP_EXAMPLE_APP = (*_PYTHON, "understudy.deploy.examples.notebook")
 def programs(settings: LocalSettings, layout: Layout, etcd_binary: str) -> list[Program]:
     """All programs of the pool. Pure: nothing is started or looked up."""
     directory = settings.directory.resolve()
-    found = [_etcd_program(layout, number, directory, etcd_binary) for number in range(len(layout.etcd))]
+    election = settings.etcd_election_ms
+    found = [_etcd_program(layout, number, directory, etcd_binary, election) for number in range(len(layout.etcd))]
     found += [_control_program(settings, layout, place, directory) for place in layout.controls]
     for spec, own in zip(settings.specs, layouts_of(layout), strict=True):
         for place in own.members:
@@ -48,7 +51,7 @@ def programs(settings: LocalSettings, layout: Layout, etcd_binary: str) -> list[
     return [*found, mirror_program(settings, layout)] if layout.distant else found
 
 
-def _etcd_program(layout: Layout, number: int, directory: Path, binary: str) -> Program:
+def _etcd_program(layout: Layout, number: int, directory: Path, binary: str, election_ms: int) -> Program:
     name, client, peer = layout.etcd_names[number], layout.etcd[number], layout.etcd_peers[number]
     cluster = ",".join(f"{each}={url}" for each, url in zip(layout.etcd_names, layout.etcd_peers, strict=True))
     return Program(
@@ -59,6 +62,8 @@ def _etcd_program(layout: Layout, number: int, directory: Path, binary: str) -> 
             *("--listen-client-urls", client, "--advertise-client-urls", client),
             *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
             *("--initial-cluster", cluster),
+            *("--election-timeout", str(election_ms), "--heartbeat-interval", str(election_ms // HEARTBEATS)),
+            "--pre-vote",  # the default from 3.5 on: a member that lags behind cannot delay an election
             *("--auto-compaction-mode", "periodic", "--auto-compaction-retention", COMPACTION),
             *("--quota-backend-bytes", str(ETCD_QUOTA_BYTES), "--log-level", "warn"),
         ),

@@ -213,6 +213,7 @@ def addresses(layout: Layout, specs: Sequence[PoolSpec]) -> RenderableType:
     for control in layout.controls:
         otlp = f", http://{control.otlp_http} (OTLP/HTTP)" if control.otlp_http else ""
         table.add_row(control.name, f"http://{control.http} (admin), {control.grpc} (xDS and OTLP){otlp}")
+    table.add_row("console", f"http://{layout.controls[0].http}/console/")
     table.add_row("etcd", ", ".join(layout.etcd))
     for own, spec in pools:
         for member in own.members:

@@ -8,12 +8,13 @@ import msgspec
 
 from understudy.deploy.common.console_style import utc_time
 from understudy.deploy.common.errors import NegativeAnswer
+from understudy.deploy.inspect.converged import moving_slots
 from understudy.deploy.inspect.draining import takers
-from understudy.deploy.inspect.sites import lagging_slots
 from understudy.deploy.inspect.views import ranges
 from understudy.statesync.audit.entry import Act
 from understudy.statesync.audit.log import OperatorLog
 from understudy.statesync.pool.records import Intent
+from understudy.statesync.pool.site_copies import lagging_slots
 from understudy.statesync.pool.site_records import DependencyDown
 from understudy.statesync.pool.state import PoolState
 
@@ -69,12 +70,14 @@ def undrain(state: PoolState, member: str) -> Change:
     return Change(act, state.keys.intent(member), nothing_to_do=f"{member} is not drained")
 
 
-def site_offline(state: PoolState, intent: Intent, *, force: bool = False) -> Change:
+def site_offline(state: PoolState, intent: Intent, *, force: bool = False, no_room: str = "") -> Change:
     """Take a site out of service; ``force`` overrules the refusals, but for the last site.
 
+    ``no_room`` is why the other sites could not carry the load (:func:`without_headroom`), '' if they could.
+
     Raises:
-        NegativeAnswer: the site has no member, another site is offline, slots have no current copy elsewhere, or no
-            other site can take its slots.
+        NegativeAnswer: the site has no member, another site is offline, slots are moving or have no current copy
+            elsewhere, there is no room, or no other site can take its slots.
     """
     site, pool = intent.site, state.keys.pool
     if not members_of(state, site) and not force:
@@ -85,17 +88,41 @@ def site_offline(state: PoolState, intent: Intent, *, force: bool = False) -> Ch
             f"{site} is the last site that can serve pool {pool}: bring another site into service first"
         )
     if not force:
-        _require_safe(state, site, away - {site})
+        _require_safe(state, site, away - {site}, no_room, again=site in state.offline(intent.since))
     act = Act(f"site offline {site}", detail=_until(intent), undo=f"understudy site online {site} --pool {pool}")
     return Change(act, state.keys.site_intent(site), intent)
 
 
-def _require_safe(state: PoolState, site: str, away: frozenset[str]) -> None:
-    """Raise :class:`NegativeAnswer` if another site is ``away`` already, or slots have no current copy elsewhere."""
+def require_safe_in_group(other: PoolState, intent: Intent, no_room: str) -> None:
+    """Raise :class:`NegativeAnswer` if another pool of the group, which follows, could not leave the site.
+
+    A pool that has no member there, or none elsewhere, does not follow.
+    """
+    able = {at.record.site for at in other.members.values() if at.record.state.may_hold_slots}
+    if intent.site not in able or able <= other.offline(intent.since) | {intent.site}:
+        return
+    try:
+        site_offline(other, intent, no_room=no_room)
+    except NegativeAnswer as refusal:
+        raise NegativeAnswer(f"pool {other.keys.pool} of the same group would go too: {refusal}") from None
+
+
+def _require_safe(state: PoolState, site: str, away: frozenset[str], no_room: str, *, again: bool) -> None:
+    """Raise :class:`NegativeAnswer` where only ``--force`` may go on. ``again``: the site gets another end only."""
     overrule = "--force --reason WHY goes on nevertheless"
     for other in sorted(away):
         raise NegativeAnswer(
             f"site {other} is offline already: bring it back first with 'understudy site online {other}'; {overrule}"
+        )
+    if not again and (moving := moving_slots(state)):
+        raise NegativeAnswer(
+            f"a failover or another switch is under way, {len(moving)} slots are moving ({ranges(moving)}): wait until "
+            f"'understudy status' shows them at rest; {overrule}"
+        )
+    if no_room:
+        raise NegativeAnswer(
+            f"the other sites cannot carry the load of site {site}: {no_room}; start members there, see 'understudy "
+            f"capacity'; {overrule}"
         )
     members = members_of(state, site)
     late = [slot for slot in lagging_slots(state) if state.owners[slot].record.active in members]

@@ -259,7 +259,9 @@ class Claimer:
 
     async def _send(self, claims: Sequence[Claimed], extra: Sequence[Put]) -> int:
         """Send a transaction until its outcome is definite: its revision, 0 if it was lost."""
-        compares, success, failure = claim_transaction(self._keys, claims, extra, home=self._home.revision)
+        compares, success, failure = claim_transaction(
+            self._keys, claims, extra, home=self._home.revision, take_over=self._pool.state.taken_over_at
+        )
         result, _ = await retry_txn(self._etcd, compares, success, failure, patience=OUTCOME_TIMEOUT)
         return result.revision if result.succeeded else self._won_before(claims, result)
 

@@ -28,7 +28,7 @@ from understudy.proxy.ownership.owned_slots import OwnedSlot, OwnedSlots, still_
 from understudy.proxy.ownership.set_changes import SetChanges
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.peers.peer_protocol import NotTaken, PeerError
-from understudy.statesync.etcd.client import EtcdClient, Put
+from understudy.statesync.etcd.client import EtcdClient, ModRevision, Put
 from understudy.statesync.etcd.txn_retry import retry_txn
 from understudy.statesync.pool.owner_records import (
     FailoverLog,
@@ -235,9 +235,16 @@ class Handover:
         self._owned.reopen(owned)
 
     async def read_records(self, slot: int) -> bool:
-        """Read both records of a slot, as of one revision; whether the owner record names this process."""
-        result = await self._etcd.txn([], records_read(self._keys, [slot]), [])
-        (owners, sync_sets), state = result.answers, self._pool.state
+        """Read both records of a slot, as of one revision; whether the owner record names this process.
+
+        False also if etcd was taken over, and this process has not read yet that it was.
+        """
+        state = self._pool.state
+        known = ModRevision(self._keys.take_over, state.taken_over_at)
+        result = await self._etcd.txn([known], records_read(self._keys, [slot]), [])
+        if not result.succeeded:
+            return False
+        owners, sync_sets = result.answers
         for kv in sync_sets:
             state.read_sync_set(slot, kv)
         for kv in owners:

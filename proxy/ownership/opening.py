@@ -14,7 +14,9 @@ from understudy.proxy.replication.copy_keeper import CopyKeeper
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.pool_clock import PoolClock
+from understudy.statesync.replication.slot_copy import SlotCopy
 from understudy.statesync.replication.sync_set import SyncSet
+from understudy.statesync.sessions.digests import read_slot
 from understudy.telemetry.timing.backoff import Backoff
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class SlotOpener:
         clock: PoolClock,
     ) -> None:
         self._clock = clock
+        self._keys = pool.identity.keys
         self._requests = prefix_range(pool.identity.keys.requests)
         self._copies = copies
         self._etcd = etcd
@@ -66,6 +69,7 @@ class SlotOpener:
         for one in slots:
             one.owned.preparing = True
         await self._clock.compared()
+        await asyncio.gather(*(self._find_removed(one.owned) for one in slots if one.copied))
         begun = {one.owned.slot for one in slots if one.copied and self._begin(one)}
         absent = [one for one in slots if one.owned.slot not in begun and self._may_read(one)]
         for one in absent:
@@ -82,6 +86,22 @@ class SlotOpener:
     def lacks(self, slot: int, agreed: SyncSet) -> bool:
         """Whether this process could not open a slot: its copy is not whole, and etcd may lack writes."""
         return agreed.memory and not self._keeper.is_whole(slot)
+
+    async def _find_removed(self, owned: OwnedSlot) -> None:
+        """Find the sessions that were removed before etcd was set back, and that it has again."""
+        copy = self._keeper.copies.get(owned.slot)
+        if copy is None or not copy.set_back:
+            return
+        async with self._reading:
+            await self._until_read(partial(self._compare, owned, copy), f"slot {owned.slot}")
+
+    async def _compare(self, owned: OwnedSlot, copy: SlotCopy) -> None:
+        if not self._ours(owned):
+            return
+        replica = self._copies.replica
+        stored = await read_slot(self._etcd, self._keys, owned.slot, codec=replica.codec)
+        here = frozenset(replica.keys(owned.slot))
+        copy.removed(key for key, one in stored.entries.items() if key not in here and one.version <= copy.shown)
 
     def _begin(self, gained: Gained) -> bool:
         """Begin with the copy; False if there is none that is whole."""

@@ -37,6 +37,9 @@ class PoolUpdates:
         self.on_epoch: Callable[[int, int], None] = lambda _slot, _epoch: None
         """Called with each slot and the epoch of its owner record, when owner records have changed."""
 
+        self.on_take_over: Callable[[], None] = lambda: None
+        """Called when a site may have gone on with its part of etcd alone, once the records are those of this etcd."""
+
     def apply(self, batch: InformerBatch) -> Changed:
         """Take in a batch; returns what kinds of record changed."""
         state = self._pool.state
@@ -47,6 +50,8 @@ class PoolUpdates:
             found = state.owners.get(slot)
             if found is not None and self._owned.learn(slot, found.record, found.revision, self._pool.identity):
                 self._note_takeover(not is_handover(found.record.cause))
+        if changed & Changed.TAKE_OVER:
+            self.on_take_over()
         me = self._pool.identity
         if changed & Changed.TABLE:
             self._note_takeover(self._pool.view().named_lost(me.me, me.boot))

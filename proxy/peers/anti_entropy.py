@@ -14,6 +14,7 @@ from typing import Protocol
 from understudy.proxy.events.recorder import Recorder
 from understudy.proxy.member.pool_view import PoolView
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
+from understudy.statesync.pool.site_records import SiteTakeOver
 from understudy.statesync.replication.history import History
 from understudy.statesync.replication.sync_set import Process
 from understudy.statesync.sessions.digests import (
@@ -127,9 +128,17 @@ class AntiEntropy:
             await asyncio.sleep(max(min(COMPARISON_INTERVAL, self._interval), stored.size / BYTES_PER_SECOND))
             findings, stored = await self._compare_again(slot, findings)
             size += stored.size
-        if findings.proved:
+        if findings.proved and not await self._set_back():
             await self._repair(slot, findings.proved, len(snapshot.entries))
         return size
+
+    async def _set_back(self) -> bool:
+        """Whether etcd was taken over (``site take-over``) and the watch has not told yet.
+
+        Then etcd may lack what memory has, which is about to be saved again.
+        """
+        kv = await self._etcd.get(self._keys.take_over)
+        return SiteTakeOver.generation_in(kv.value if kv else None) > self._pool.state.generation
 
     async def snapshot(self, slot: int) -> Snapshot:
         """The slot as it is held here. Raises :class:`NotHeld`."""

@@ -28,7 +28,7 @@ from understudy.proxy.peers.peer_protocol import (
     Taken,
 )
 from understudy.statesync.etcd.client import EtcdError
-from understudy.statesync.heartbeat.probe import PROBE_PATH
+from understudy.statesync.heartbeat.probe import GENERATION, PROBE_PATH
 from understudy.statesync.parsing.strict_json import whole_number
 from understudy.statesync.pool.pool_clock import wall_ms
 from understudy.statesync.pool.records import Owner
@@ -71,7 +71,7 @@ def peer_app(pool: PoolView, answers: Answers, *, trust: Trust | None = None) ->
 
     async def probe(_: web.Request) -> web.Response:
         here = {"member": me.me, "boot": me.boot, "serving": answers.serving(), "clock": wall_ms()}
-        return web.json_response(here)
+        return web.json_response({**here, GENERATION: pool.state.generation})
 
     async def etcd(_: web.Request) -> web.Response:
         answered, steady = await answers.reaches_etcd(ETCD_CHECK_TIMEOUT)

@@ -19,6 +19,7 @@ from understudy.proxy.ownership.claims import Claimer
 from understudy.proxy.ownership.copy_repair import CopyRepair
 from understudy.proxy.ownership.drain import Drain
 from understudy.proxy.ownership.etcd_contact import LATE
+from understudy.proxy.ownership.etcd_set_back import EtcdSetBack
 from understudy.proxy.ownership.handover import Handover
 from understudy.proxy.ownership.handover_pacing import HandoverPacing
 from understudy.proxy.ownership.opening import SlotOpener
@@ -63,6 +64,8 @@ from understudy.proxy.sidecar.metrics import PartsCollector, SidecarMetrics
 from understudy.proxy.sidecar.name_holder import NameHolder
 from understudy.proxy.sidecar.parts import Sidecar
 from understudy.proxy.sidecar.settings import SidecarSettings
+from understudy.proxy.sidecar.site_watch import SiteWatch
+from understudy.proxy.sidecar.take_over_watch import TakeOverWatch
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.heartbeat.challenge import Challenger
 from understudy.statesync.heartbeat.pulse import Pulses
@@ -159,6 +162,8 @@ def assemble(
             pool, copies.replica, _copy_repair(base, replication), etcd, recorder, interval=settings.scrub_interval
         ),
         name=name,
+        take_over=TakeOverWatch(pool, etcd, client),
+        site_watch=SiteWatch(pool, owned),
         registration=registration_of(base, status, name, resources),
     )
     _meter(metrics, sidecar, telemetry)
@@ -192,6 +197,8 @@ def _services(
         "member state": sidecar.registration.watch_state(),
         "pool": pool_watch.run(),
         "challenges": base.challenges.run(),
+        "take-overs of etcd": sidecar.take_over.run(),
+        "slots on one site": sidecar.site_watch.run(),
         "watch": copies.informer.run(),
         "member record": sidecar.registration.run(),
         "heartbeats": _heartbeats(base, sidecar).run(),
@@ -222,6 +229,7 @@ def _replication(base: Base, recorder: Recorder, metrics: SidecarMetrics) -> _Re
     active = ActiveSlots(pool, copies.replica, copies.requests, committer, keeper, connections, base.updates)
     changes = SetChanges(pool, etcd, owned, active, connections, base.updates, base.loop_lag, base.home)
     owned.on_lose = active.lost
+    base.updates.on_take_over = EtcdSetBack(pool, copies.replica, keeper, owned).look
     base.updates.on_epoch = keeper.heard_of
     active.on_blocked = changes.wake
     connections.asking = lambda: base.contact.silent_for(time.monotonic()) > LATE

@@ -70,6 +70,8 @@ def base_of(
         kinds = updates.apply(batch)
         if kinds & Changed.CONTROLS:
             telemetry.set_endpoints([at.record.grpc for at in pool.state.controls.values()])
+        if kinds & Changed.TAKE_OVER and pool.state.take_over:
+            etcd.refuse(pool.state.take_over.record.removed)
         if home.apply(batch) or kinds:
             changed()
 

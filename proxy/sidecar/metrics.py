@@ -181,6 +181,16 @@ class PartsCollector(Collector):
                 sum(len(one.stream.agreed.members) < 2 for one in active),
             ),
             (
+                "slots_on_one_site",
+                "Slots of these with current copies on one site only, although the table gives them copies on two.",
+                sidecar.site_watch.exposure.slots,
+            ),
+            (
+                "one_site_seconds",
+                "For how long the first of these has been so; 0 if there is none.",
+                sidecar.site_watch.exposure.oldest(time.monotonic()),
+            ),
+            (
                 "unsaved_bytes",
                 "Bodies of sessions in these slots that etcd does not have yet.",
                 sum(one.saves.bytes for one in active),

@@ -30,6 +30,8 @@ from understudy.proxy.sidecar.load_meter import LoadMeter
 from understudy.proxy.sidecar.member_state import MemberStatus
 from understudy.proxy.sidecar.name_holder import NameHolder
 from understudy.proxy.sidecar.registration import Registration
+from understudy.proxy.sidecar.site_watch import SiteWatch
+from understudy.proxy.sidecar.take_over_watch import TakeOverWatch
 from understudy.statesync.pool.pool_clock import PoolClock
 from understudy.statesync.sessions.commit import Committer
 
@@ -67,4 +69,6 @@ class Sidecar:
     shedding: LoadShedder
     anti_entropy: AntiEntropy
     name: NameHolder
+    take_over: TakeOverWatch
+    site_watch: SiteWatch
     registration: Registration

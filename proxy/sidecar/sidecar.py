@@ -32,6 +32,7 @@ from understudy.proxy.sidecar.name_holder import NameHolder, NameTaken
 from understudy.proxy.sidecar.parts import Sidecar
 from understudy.proxy.sidecar.settings import NO_HEALTH_PORT, SidecarSettings
 from understudy.proxy.sidecar.status_view import status_view
+from understudy.proxy.sidecar.take_over_watch import TakeOverWatch
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
 from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.http.http_port import serve
@@ -64,7 +65,8 @@ class Running:
 async def run_sidecar(settings: SidecarSettings) -> int:
     """Run a sidecar until SIGTERM or SIGINT; returns the process's exit code.
 
-    1: another process of the same name has taken its place, or a service failed. 2: it could not start.
+    1: another process has taken its name, another site went on without its etcd, or a service failed. 2: it could not
+    start.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -76,9 +78,9 @@ async def run_sidecar(settings: SidecarSettings) -> int:
             _freeze_objects()
             read_less_at_once()
             logger.info("sidecar of %s: session API on %s", settings.member, settings.session_api)
-            displaced = running.sidecar.registration.displaced
-            await first_of(stop, running.services.failed, displaced)
-            if displaced.is_set() and not stop.is_set():
+            displaced, given_up = running.sidecar.registration.displaced, running.sidecar.take_over.given_up
+            await first_of(stop, running.services.failed, displaced, given_up)
+            if given_up.is_set() or (displaced.is_set() and not stop.is_set()):
                 return 1
             await running.sidecar.drain.run()
             return 1 if running.services.failure else 0
@@ -141,6 +143,7 @@ async def _running(settings: SidecarSettings, stop: asyncio.Event) -> AsyncItera
         await _open_ports(stack, settings, guard, assembled, trust, etcd)
         await await_etcd(etcd, settings.etcd, settings.pool)
         await _agree(etcd, sidecar.pool.identity.keys, guard.codec)
+        await _own_etcd(sidecar.take_over)
         await _own_name(sidecar.name)
         services = await stack.enter_async_context(running_services(assembled.services(), stop))
         started.set()
@@ -278,6 +281,16 @@ async def _agree(etcd: EtcdClient, keys: PoolKeys, codec: SessionCrypto) -> None
         fault = await agree(etcd, keys, codec)
     except EtcdError as error:
         fault = f"the pool's encryption cannot be checked: {error}"
+    if fault:
+        raise CannotStart(fault)
+
+
+async def _own_etcd(take_over: TakeOverWatch) -> None:
+    """Start with the etcd that counts or not at all."""
+    try:
+        fault = await take_over.before_start()
+    except EtcdError as error:
+        raise CannotStart(f"etcd does not tell who is in the pool: {error}") from None
     if fault:
         raise CannotStart(fault)
 

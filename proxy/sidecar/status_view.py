@@ -78,7 +78,7 @@ def sync_view(sidecar: Sidecar) -> dict[str, object]:
 def replication_view(sidecar: Sidecar) -> dict[str, object]:
     """The slots in which this process is active, and what etcd does not have of them yet.
 
-    ``one_copy``: slots whose sync set is this process alone.
+    ``one_copy``: slots whose sync set is this process alone. ``one_site``: those with current copies on one site only.
     """
     active = sidecar.active.slots
     return {
@@ -87,4 +87,5 @@ def replication_view(sidecar: Sidecar) -> dict[str, object]:
         "copies": sum(copy.whole for copy in sidecar.keeper.copies.values()),
         "unsaved_sessions": sum(len(one.saves) for one in active),
         "unsaved_bytes": sum(one.saves.bytes for one in active),
+        "one_site": sidecar.site_watch.view(),
     }

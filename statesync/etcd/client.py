@@ -7,7 +7,7 @@ Safe for many tasks on one event loop. Attempts are made in ``transport``; ``lea
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Self
 
 from understudy.statesync.etcd import etcd_pb2 as rpc
@@ -46,7 +46,7 @@ from understudy.statesync.etcd.model import (
     txn_result,
 )
 from understudy.statesync.etcd.shared_watch import SharedWatch
-from understudy.statesync.etcd.transport import EtcdEndpoint, Transport
+from understudy.statesync.etcd.transport import FORMER, EtcdEndpoint, Transport
 from understudy.statesync.etcd.watch import Watch
 from understudy.statesync.tls.pem_files import PemFiles
 
@@ -236,6 +236,14 @@ class EtcdClient:
         endpoint = next(one for one in self._transport.endpoints if one.address == leader.endpoint)
         await self._transport.ask(endpoint, "move leader", rpc.MoveLeaderRequest(targetID=to.member_id))
 
+    def refuse(self, members: Iterable[int]) -> None:
+        """From now on the answers of these members of etcd (their ids) count for nothing, and other endpoints are used.
+
+        They are those of an etcd that was given up (``site take-over``). A write that one of them carried out is not
+        in the etcd that counts, so it counts as not done.
+        """
+        self._transport.refused |= set(members)
+
     async def _read(self, request: Message, timeout: float | None) -> Message:
         # A serializable read is answered by a member without a leader, too, so it does not require one.
         leader = not request.serializable
@@ -246,6 +254,8 @@ class EtcdClient:
             answer = await self._transport.ask(endpoint, "status", rpc.StatusRequest())
         except EtcdError as error:
             return EndpointStatus(endpoint.address, "", leader=False, db_size=0, errors=(error.detail,))
+        if answer.header.member_id in self._transport.refused:
+            return EndpointStatus(endpoint.address, "", leader=False, db_size=0, errors=(FORMER,))
         me, errors = answer.header.member_id, tuple(answer.errors)
         return EndpointStatus(
             *(endpoint.address, answer.version, answer.leader == me, answer.dbSize, errors),

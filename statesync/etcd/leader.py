@@ -6,7 +6,8 @@ the election. So while a call is late, or a caller waits for a leader, the membe
 which each member answers by itself). As soon as one names a leader of a later term, the late calls of earlier terms are
 cancelled, and every caller that waits for a leader is woken once.
 
-:class:`RaftTerms` is the pure part. A cancelled call may have had an effect, as after a timeout.
+:class:`RaftTerms` and :class:`AnswerTimes` are the pure part. A cancelled call may have had an effect, as after a
+timeout.
 """
 
 import asyncio
@@ -22,8 +23,12 @@ from understudy.statesync.etcd.model import Message
 
 logger = logging.getLogger(__name__)
 
-LATE = 0.25
-"""Seconds after which a call is late: many times what a healthy etcd takes, and much less than an election takes."""
+LATE_LEAST, LATE_MOST = 0.1, 0.25
+"""The bounds of the seconds after which a call is late: many times what a healthy etcd takes, and less than a short
+election takes. Between them it is :data:`LATE_RATIO` times what calls take: between distant members they take long."""
+LATE_RATIO = 4
+TYPICAL_OVER = 16
+"""Calls over which the time that a call takes is smoothed."""
 FAST_POLL_INTERVAL = 0.05
 POLL_INTERVAL = 0.25
 """Seconds between two questions to a member: in the first :data:`FAST_POLLING` seconds, and after that."""
@@ -66,6 +71,26 @@ class RaftTerms:
         """
         return bool(report.leader) and 0 < since < report.term == self.latest
 
+    def passed(self, since: int) -> bool:
+        """Whether etcd has worked in a later term than ``since`` (0: not known)."""
+        return 0 < since < self.latest
+
+
+class AnswerTimes:
+    """How long calls take, in seconds, and after how long one is late."""
+
+    def __init__(self) -> None:
+        self.typical = 0.0
+
+    def took(self, seconds: float) -> None:
+        """A call was answered; a late one counts as :data:`LATE_MOST`, since an election is not typical."""
+        self.typical += (min(seconds, LATE_MOST) - self.typical) / TYPICAL_OVER
+
+    @property
+    def late(self) -> float:
+        """Seconds after which a call is late."""
+        return min(max(LATE_RATIO * self.typical, LATE_LEAST), LATE_MOST)
+
 
 @dataclass(slots=True, eq=False)
 class _Sent:
@@ -91,6 +116,7 @@ class LeaderWatch:
         self._ask = ask
         self._on_leader = on_leader
         self._terms = RaftTerms()
+        self._times = AnswerTimes()
         self._sent: dict[_Sent, None] = {}
         self._waiting: dict[asyncio.Future[None], int] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -115,7 +141,7 @@ class LeaderWatch:
         sent = _Sent(call, time.monotonic(), self._terms.latest)
         self._sent[sent] = None
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LATE, self._watch)
+            self._timer = asyncio.get_running_loop().call_later(self._times.late, self._watch)
         try:
             answer = await call
         except asyncio.CancelledError:
@@ -126,7 +152,10 @@ class LeaderWatch:
         finally:
             del self._sent[sent]
         if led:
+            self._times.took(time.monotonic() - sent.at)
             self._terms.answered(answer.header.raft_term)
+            if self._terms.passed(sent.term):
+                self._give_up(self._late())
         return answer
 
     @property
@@ -144,9 +173,9 @@ class LeaderWatch:
         finally:
             self._waiting.pop(leader, None)
 
-    def _late(self) -> Sequence[_Sent]:
-        """The late calls, the oldest first."""
-        before = time.monotonic() - LATE
+    def _late(self, after: float | None = None) -> Sequence[_Sent]:
+        """The calls that are late, or have taken longer than ``after`` seconds; the oldest first."""
+        before = time.monotonic() - (self._times.late if after is None else after)
         late = []
         for sent in self._sent:
             if sent.at > before:
@@ -155,12 +184,15 @@ class LeaderWatch:
         return late
 
     def _watch(self) -> None:
-        """Check whether the oldest call is late; runs while any are under way."""
+        """Check whether the oldest call is late, now and when it will be; runs while any are under way."""
         self._timer = None
-        if self._late():
+        if late := self._late():
+            self._give_up(late)
             self._seek()
         if self._sent:
-            self._timer = asyncio.get_running_loop().call_later(LATE / 2, self._watch)
+            after = self._times.late
+            due = next(iter(self._sent)).at + after - time.monotonic()
+            self._timer = asyncio.get_running_loop().call_later(due if due > 0 else after / 2, self._watch)
 
     def _seek(self) -> None:
         for member in range(self._members):
@@ -181,7 +213,7 @@ class LeaderWatch:
 
     def _reported(self, member: int, report: LeaderReport) -> None:
         late = self._late()
-        if late or not report.leader:
+        if not report.leader or self._late(LATE_MOST):
             self.no_leader_at = time.monotonic()
         self._terms.reported(report)
         woken = [
@@ -189,7 +221,8 @@ class LeaderWatch:
             for leader, since in self._waiting.items()
             if self._terms.replaced(report, since) or (report.leader and not since)
         ]
-        stranded = [sent for sent in late if self._terms.replaced(report, sent.term)]
+        stranded = any(self._terms.replaced(report, sent.term) for sent in late)
+        self._give_up(late)
         for sent in late:
             # The first calls of a new client are attributed to the first leader that is reported.
             sent.term = sent.term or self._terms.latest
@@ -198,6 +231,10 @@ class LeaderWatch:
         for leader in woken:
             if not leader.done():
                 leader.set_result(None)
-        for sent in stranded:
-            sent.given_up = True
-            sent.call.cancel()
+
+    def _give_up(self, late: Sequence[_Sent]) -> None:
+        """Cancel the late calls of earlier terms than that in which etcd works."""
+        for sent in late:
+            if self._terms.passed(sent.term):
+                sent.given_up = True
+                sent.call.cancel()

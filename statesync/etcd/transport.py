@@ -57,6 +57,7 @@ UNARY_METHODS = {
 }
 """The calls of one question and one answer: their names in messages, and the methods of etcd's API."""
 
+FORMER = "this member belongs to an etcd that was given up by 'understudy site take-over'"
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -105,6 +106,10 @@ def _method(kind: Callable[..., Message], name: str) -> Message:
         request_serializer=getattr(rpc, described.input_type.name).SerializeToString,
         response_deserializer=getattr(rpc, described.output_type.name).FromString,
     )
+
+
+class FormerMember(Exception):
+    """A member of an etcd that was given up answered. Nothing that it says or does counts."""
 
 
 class _Call(msgspec.Struct):
@@ -160,6 +165,8 @@ class Transport:
         self.timeout = timeout
         self.endpoints = [EtcdEndpoint(address, credentials) for address in addresses]
         self.closed = False
+        self.refused: set[int] = set()
+        """Ids of members of etcd whose answers do not count (:meth:`EtcdClient.refuse`)."""
         self._current = 0
         self._login = (username, password or "") if username else None
         self._token: str | None = None
@@ -317,6 +324,9 @@ class Transport:
                 if not call.may_go_on(verdict, len(self.endpoints)):
                     raise failure from None
                 continue
+            except FormerMember:
+                verdict, where = Verdict.NOT_DONE, endpoint.address
+                failure = error_of(verdict, call.name, where, FORMER, repeatable=call.repeatable)
             else:
                 endpoint.suspect_until = 0.0
                 return answer
@@ -340,10 +350,10 @@ class Transport:
     async def _attempt(
         self, endpoint: EtcdEndpoint, call: _Call, metadata: Metadata, timeout: float, *, watched: bool = True
     ) -> Message:
-        """The answer to one attempt; raises :class:`GivenUp` only if ``watched``."""
+        """The answer to one attempt; raises :class:`GivenUp` and :class:`FormerMember` only if ``watched``."""
         attempt = endpoint.unary[call.name](call.request, timeout=timeout, metadata=metadata)
         try:
-            return await (self._leaders.answer(attempt, led=call.leader) if watched else attempt)
+            answer = await (self._leaders.answer(attempt, led=call.leader) if watched else attempt)
         except asyncio.CancelledError:
             # Closing a channel cancels its calls; the task that waits for one was not cancelled itself.
             task = asyncio.current_task()
@@ -352,6 +362,9 @@ class Transport:
             where, repeatable = endpoint.address, call.repeatable
             detail = "the client was closed"
             raise error_of(Verdict.UNKNOWN, call.name, where, detail, repeatable=repeatable) from None
+        if watched and self.refused and call.with_token and answer.header.member_id in self.refused:
+            raise FormerMember
+        return answer
 
     @staticmethod
     def _failure(error: grpc.aio.AioRpcError, call: _Call, endpoint: EtcdEndpoint) -> tuple[Verdict, EtcdError]:

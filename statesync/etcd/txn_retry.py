@@ -53,5 +53,6 @@ async def retry_txn(
                 raise
         if give_up is not None and time.monotonic() > give_up:
             raise open_outcome
+        if resent:  # at once the first time: mostly a connection broke, or etcd's leader was replaced by another
+            await client.pause(backoff.next())
         resent += 1
-        await client.pause(backoff.next())

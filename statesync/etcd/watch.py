@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 import grpc
@@ -20,7 +21,7 @@ from understudy.statesync.etcd import etcd_pb2 as rpc
 from understudy.statesync.etcd.errors import DENIED, Compacted, EtcdError, Rejected, Unavailable, Verdict, judge
 from understudy.statesync.etcd.key_range import KeyRange
 from understudy.statesync.etcd.model import Event, Message, WatchBatch, bounds, event_of
-from understudy.statesync.etcd.transport import EtcdEndpoint, Transport
+from understudy.statesync.etcd.transport import FORMER, EtcdEndpoint, Transport
 from understudy.telemetry.timing.backoff import Backoff
 
 QUIET_FOR = 1.0
@@ -66,9 +67,10 @@ class StreamEnded(Exception):
 class WatchStream:
     """One gRPC watch stream with one watch per cursor."""
 
-    def __init__(self, endpoint: EtcdEndpoint, call: Message) -> None:
+    def __init__(self, endpoint: EtcdEndpoint, call: Message, refused: AbstractSet[int] = frozenset()) -> None:
         self.endpoint = endpoint
         self._call = call
+        self._refused = refused
         self._waiting_since: float | None = None
         self._asked = True
         self._writing = asyncio.Lock()
@@ -108,6 +110,8 @@ class WatchStream:
         self._asked = False
         if not isinstance(response, rpc.WatchResponse):
             raise StreamEnded("etcd ended the stream")
+        if response.header.member_id in self._refused:
+            raise StreamEnded(FORMER)
         return response
 
     async def close(self) -> None:
@@ -203,7 +207,7 @@ class Watch:
             except EtcdError as error:
                 await self._pause(error.detail)
             else:
-                return WatchStream(endpoint, endpoint.watch(metadata=metadata))
+                return WatchStream(endpoint, endpoint.watch(metadata=metadata), self._transport.refused)
 
     async def _pause(self, reason: str) -> None:
         if self._transport.closed:

@@ -19,6 +19,8 @@ from understudy.statesync.tls.peer_tls import PeerTls, WrongName, trust_fault
 logger = logging.getLogger(__name__)
 
 PROBE_PATH = "/peer/v1/probe"
+GENERATION = "take_overs"
+"""The key of an answer with the number of forced take-overs of etcd that the peer knows (``site take-over``)."""
 _LARGEST_ANSWER = 65536
 
 
@@ -47,6 +49,12 @@ class Try(msgspec.Struct, frozen=True):
         """The boot id of the process that answered; '' if it did not say."""
         boot = self.said.get("boot")
         return boot if isinstance(boot, str) else ""
+
+    @property
+    def generation(self) -> int:
+        """How many forced take-overs of etcd the peer knows; 0 if it did not say."""
+        known = self.said.get(GENERATION)
+        return known if type(known) is int else 0
 
 
 async def ask(session: aiohttp.ClientSession, address: str, member: str, tls: PeerTls | None, timeout: float) -> Try:

@@ -136,18 +136,20 @@ def _claim_of_set(
 
 
 def claim_transaction(
-    keys: PoolKeys, claims: Sequence[Claimed], extra: Sequence[Put] = (), *, home: int = 0
+    keys: PoolKeys, claims: Sequence[Claimed], extra: Sequence[Put] = (), *, home: int = 0, take_over: int = 0
 ) -> tuple[list[Compare], list[Operation], list[Operation]]:
     """Compares, success and failure of a claim.
 
     ``home`` is the revision of the pool's home record as this process knows it (0: none). Other transactions on owner
     records need not compare it: whoever fences a side replaces these records too, and only a claim takes them back.
+    ``take_over`` is that of the record of the last take-over of etcd (0: none). A process that does not know of it
+    counts as saved what this etcd may lack.
 
     Failure answers as :func:`records_read` has it.
     """
     slots = [c.slot for c in claims]
     compares = records_compared(keys, {c.slot: c.replaces for c in claims}, {c.slot: c.replaces_sync for c in claims})
-    compares.append(ModRevision(keys.home, home))
+    compares += [ModRevision(keys.home, home), ModRevision(keys.take_over, take_over)]
     success = records_written(keys, {c.slot: c.owner for c in claims}, {c.slot: c.sync for c in claims})
     success.extend(extra)
     return compares, success, records_read(keys, slots)

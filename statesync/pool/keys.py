@@ -13,6 +13,7 @@ from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.pool.slots import MAX_SLOTS
 
 ROOT = "/understudy/v1/"
+GROUPS = "/understudy/v1-groups/"
 _DIGITS = 5
 
 
@@ -82,6 +83,11 @@ class PoolKeys(AuditKeys):
         return f"{self.prefix}spec-at-fronts"
 
     @cached_property
+    def front_hold(self) -> str:
+        """There while front Envoys reject a spec: its revision. It stands between the spec and the table too."""
+        return f"{self.prefix}spec-rejected"
+
+    @cached_property
     def table(self) -> str:
         """The slot table; written by the leading control server."""
         return f"{self.prefix}table"
@@ -109,6 +115,11 @@ class PoolKeys(AuditKeys):
     def dependency(self, site: str, name: str) -> str:
         """The key that is there while something that a site needs is down."""
         return f"{self.site_intent(site)}/{name}"
+
+    @cached_property
+    def take_over(self) -> str:
+        """The last time that a site went on with its part of etcd alone. It stands behind the table."""
+        return f"{self.prefix}take-over"
 
     @cached_property
     def controls(self) -> str:
@@ -175,6 +186,11 @@ class PoolKeys(AuditKeys):
     def move_progress(self) -> str:
         """How far that plan is carried out."""
         return f"{self.moves}progress"
+
+    @cached_property
+    def practices(self) -> str:
+        """How the last practices of a switch of sites ended."""
+        return f"{self.prefix}practices"
 
     @cached_property
     def probes(self) -> str:
@@ -280,6 +296,30 @@ class PoolKeys(AuditKeys):
             KeyRange(commits.end, self.requests),
             KeyRange(prefix_range(self.sessions).end, whole.end),
         )
+
+
+def groups_of(tenant: str) -> str:
+    """Prefix of the groups of a tenant's pools, or with ``-`` of pools without a tenant."""
+    return f"{GROUPS}{tenant}/"
+
+
+@dataclass(frozen=True)
+class GroupKeys:
+    """Key names of one group of pools. ``group`` is :attr:`PoolSpec.full_group`.
+
+    They are apart from the keys of pools, since every pool of the group reads those of the others.
+    """
+
+    group: str
+
+    @cached_property
+    def prefix(self) -> str:
+        """Prefix of what the pools of the group say about their sites."""
+        return f"{GROUPS}{self.group}/"
+
+    def pool(self, pool: str) -> str:
+        """What one pool says; written by its leading control server."""
+        return self.prefix + pool
 
 
 def slot_in(key: str, prefix: str) -> int:

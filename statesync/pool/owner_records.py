@@ -9,7 +9,11 @@ from understudy.statesync.pool.ownership import is_valid, process_of
 from understudy.statesync.pool.records import FailoverRecord, Owner, Phase, SyncRecord
 from understudy.statesync.pool.state import At
 from understudy.statesync.replication import sync_set
-from understudy.statesync.replication.sync_set import SyncSet
+from understudy.statesync.replication.sync_set import Process, SyncSet
+
+NO_MEMBER = "nobody"
+"""The active, and its boot, in the record of a slot that nobody has owned as far as etcd knows."""
+SET_BACK = "etcd was taken over"
 
 
 def records_compared(keys: PoolKeys, owners: Mapping[int, int], sync_sets: Mapping[int, int]) -> list[Compare]:
@@ -101,6 +105,30 @@ def take_up(owner: Owner, *, now: float) -> Owner:
 def begin_anew(owner: Owner, *, now: float) -> Owner:
     """The record by which an owner reads a slot again from etcd; copies of the epoch before do not count any more."""
     return replace(owner, epoch=owner.epoch + 1, phase=Phase.STABLE, to="", cause="read again from etcd", since=now)
+
+
+def after_set_back(
+    owner: Owner | None, at: At[SyncRecord] | None, living: Collection[Process], skipped: int, *, now: float
+) -> tuple[Owner, SyncRecord | None]:
+    """Both records of a slot in an etcd that may lack what the one before had (``site take-over``).
+
+    The epoch is above all that the etcd before may have had. So no epoch is used twice, and no version of a session.
+    Fences are the revisions of owner records, so whoever owned the slot must begin it again.
+
+    Args:
+        owner: the owner record; None: this etcd knows of no owner.
+        at: the sync record beside it.
+        living: processes that may still have what they had in memory. If one of them is in the sync set, it may have
+            acknowledged writes that this etcd lacks: ``memory``, whatever class the writes had.
+        skipped: how many changes of owner this etcd may lack.
+        now: wall time in seconds.
+    """
+    if owner is None:
+        return Owner(NO_MEMBER, NO_MEMBER, skipped, cause=SET_BACK, since=now), None
+    epoch = owner.epoch + skipped
+    after = replace(owner, epoch=epoch, phase=Phase.STABLE, to="", cause=SET_BACK, traceparent="", since=now)
+    sync = sync_beside(owner, at, after)
+    return after, replace(sync, memory=sync.memory or not frozenset(living).isdisjoint(sync.members))
 
 
 def undo_handover(owner: Owner, *, now: float) -> Owner:

@@ -304,6 +304,8 @@ class Table:
     ``offline`` names the sites that were out of service when it was written, ``leaving`` members that will fail soon.
     ``resting`` names sites that get no slots although they may be back, with the weight that they had in the spec.
     ``switch`` is the last switch of an active/standby pool between its sites.
+    ``group`` is the group that the pool is in, and ``away`` what it tells that group (:class:`PoolInGroup`).
+    ``with_group`` names sites that get no slots because another pool of the group has none there, and that pool.
     """
 
     generation: int = 0
@@ -315,6 +317,9 @@ class Table:
     leaving: Mapping[str, Leaving] = field(default_factory=dict)
     resting: Mapping[str, int] = field(default_factory=dict)
     switch: SiteSwitch | None = None
+    group: str = ""
+    away: Mapping[str, str] = field(default_factory=dict)
+    with_group: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def slots(self) -> int:
@@ -346,6 +351,8 @@ class Table:
                 **({"leaving": self.leaving} if self.leaving else {}),
                 **({"resting": self.resting} if self.resting else {}),
                 **({"switch": self.switch} if self.switch else {}),
+                **({"group": self.group, "away": self.away} if self.group else {}),
+                **({"with_group": self.with_group} if self.with_group else {}),
             }
         )
 
@@ -363,6 +370,9 @@ class Table:
             leaving={member: Leaving.of(one) for member, one in _by_name(raw, "leaving").items()},
             resting={site: typed("resting", int, weight) for site, weight in _by_name(raw, "resting").items()},
             switch=SiteSwitch.of(_by_name(raw, "switch")) if raw.get("switch") is not None else None,
+            group=typed("group", str, raw.get("group", "")),
+            away={site: typed("away", str, why) for site, why in _by_name(raw, "away").items()},
+            with_group={site: typed("with_group", str, pool) for site, pool in _by_name(raw, "with_group").items()},
         )
 
 

@@ -61,6 +61,7 @@ NEWER_KEYS = (
     "sites",
     "site_switch",
     "prefer",
+    "group",
 )
 """Keys that release 0.1.0 does not know."""
 
@@ -70,6 +71,7 @@ class PoolSpec(StrictModel):
 
     pool: Name
     tenant: Name | None = None
+    group: Name | None = None
     mode: Literal["load_sharing", "active_standby"] = "load_sharing"
     slots: Annotated[int, Field(ge=1, le=MAX_SLOTS)] = DEFAULT_SLOTS
     copies: Annotated[int, Field(ge=2, le=8)] = 3
@@ -196,6 +198,8 @@ class PoolSpec(StrictModel):
             raise ValueError("recovery: prefer_site needs sites, with their weights")
         if not self.sites and self.site_switch != SiteSwitching.model_construct():
             raise ValueError("site_switch: it is about sites with weights; add sites, or leave it out")
+        if not self.sites and self.group:
+            raise ValueError("group: the pools of a group go to another site together; add sites, or leave group out")
         if not self.sites:
             return self
         if self.mode == "active_standby":
@@ -238,6 +242,11 @@ class PoolSpec(StrictModel):
     def front_use(self) -> FrontUse | None:
         """What this pool wants of front Envoys that serve several pools; None if they do not serve it."""
         return FrontUse(self.pool, self.front, self.tcp is not None) if self.front else None
+
+    @property
+    def full_group(self) -> str:
+        """The group of pools, with the tenant: those of different tenants are never in one. '' if there is none."""
+        return f"{self.tenant or '-'}/{self.group}" if self.group else ""
 
     @property
     def main_site(self) -> str:

@@ -20,6 +20,7 @@ from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.parsing.stored import brief
 from understudy.statesync.pool.home import Home
 from understudy.statesync.pool.keys import PoolKeys, slot_in
+from understudy.statesync.pool.practice import Practices
 from understudy.statesync.pool.rebalance import MovePlan, MoveProgress
 from understudy.statesync.pool.records import (
     ControlServer,
@@ -32,7 +33,7 @@ from understudy.statesync.pool.records import (
     SyncRecord,
     Table,
 )
-from understudy.statesync.pool.site_records import DependencyDown
+from understudy.statesync.pool.site_records import DependencyDown, SiteTakeOver
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_reader import decode_known_spec
 
@@ -60,6 +61,7 @@ class Changed(Flag):
     SYNC_SETS = auto()
     MOVES = auto()
     HOME = auto()
+    TAKE_OVER = auto()
 
 
 class At(msgspec.Struct, Generic[T], frozen=True):
@@ -81,6 +83,8 @@ class PoolState(msgspec.Struct):
     home: At[Home] | None = None
     beat: int = 0
     """The revision of the home's last beat."""
+    take_over: At[SiteTakeOver] | None = None
+    practices: At[Practices] | None = None
     move_plan: At[MovePlan] | None = None
     move_progress: At[MoveProgress] | None = None
     members: dict[str, At[Member]] = msgspec.field(default_factory=dict)
@@ -116,6 +120,8 @@ class PoolState(msgspec.Struct):
             (keys.front_spec, self.front_spec),
             (keys.leader, self.leader),
             (keys.table, self.table),
+            (keys.take_over, self.take_over),
+            (keys.practices, self.practices),
             (keys.move_plan, self.move_plan),
             (keys.move_progress, self.move_progress),
             (keys.home, self.home),
@@ -176,6 +182,16 @@ class PoolState(msgspec.Struct):
         """The sites that an operator wants out of service at ``now`` (wall time in seconds)."""
         return frozenset(site for site, at in self.sites.items() if site and at.record.holds(now))
 
+    @property
+    def generation(self) -> int:
+        """How often a site went on with its part of etcd alone."""
+        return self.take_over.record.generation if self.take_over else 0
+
+    @property
+    def taken_over_at(self) -> int:
+        """The revision of the record of the last such take-over; 0 if there is none."""
+        return self.take_over.revision if self.take_over else 0
+
     def lacking(self) -> dict[str, frozenset[str]]:
         """The names of the dependencies that are down, by site."""
         found: dict[str, set[str]] = defaultdict(set)
@@ -195,7 +211,8 @@ class PoolState(msgspec.Struct):
         return [(trace, [at.record for at in parts]) for trace, parts in newest]
 
     def _forget_all(self) -> None:
-        self.spec = self.front_spec = self.table = self.leader = self.move_plan = self.move_progress = None
+        self.spec = self.front_spec = self.table = self.leader = self.take_over = None
+        self.move_plan = self.move_progress = self.practices = None
         self.home, self.beat = None, 0
         named = (self.members, self.controls, self.failovers, self.intents, self.sites, self.dependencies)
         for records in (*named, self.owners, self.sync_sets, self.revivals, self.faults, self.unreadable):
@@ -279,9 +296,17 @@ class PoolState(msgspec.Struct):
         return At(spec, kv.mod_revision)
 
     def _decode_named(self, key: str, event: Event) -> Changed:
-        """Decode a record of a kind that has one record per name under a prefix, or what the home's side says."""
+        """Decode a record of a kind that has one record per name under a prefix, or a rare one."""
         if key.startswith(self.keys.home):
             return self._decode_home(key, event)
+        if key == self.keys.take_over:
+            kv = event.kv
+            self.take_over = At(SiteTakeOver.decode(kv.value), kv.mod_revision) if event.kind == "put" else None
+            return Changed.TAKE_OVER
+        if key == self.keys.practices:
+            kv = event.kv
+            self.practices = At(Practices.decode(kv.value), kv.mod_revision) if event.kind == "put" else None
+            return Changed.NOTHING
         site, of_site, dependency = key.removeprefix(self.keys.site_intents).partition("/")
         if of_site and key.startswith(self.keys.site_intents):
             self._decode_dependency((site, dependency), event)

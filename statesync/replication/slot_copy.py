@@ -42,7 +42,8 @@ class SlotCopy:
     has everything up to ``history``, and not only parts of a copy.
 
     etcd has everything up to ``saved``. ``unsaved`` are the later writes that readers may see, in order: who becomes
-    active with this copy has to save them.
+    active with this copy has to save them. ``set_back``: etcd was set back since the copy was made, and may have
+    sessions that were removed.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class SlotCopy:
         self.whole = whole
         self.saved = saved
         self.unsaved = list(unsaved)
+        self.set_back = False
 
     @property
     def have(self) -> int:
@@ -121,7 +123,7 @@ class SlotCopy:
         if message.first:
             self.history, self.shown, self.whole = message.history, message.at, False
             self.pending.clear()
-            self.saved, self.unsaved = message.saved, list(message.unsaved)
+            self.saved, self.unsaved, self.set_back = message.saved, list(message.unsaved), False
         if not message.last:
             return None
         self.whole = True
@@ -130,6 +132,20 @@ class SlotCopy:
     def accepts(self, epoch: int) -> bool:
         """Whether messages of the active of ``epoch`` are taken in."""
         return self._refusal(epoch) is None
+
+    def nothing_saved(self, sessions: Iterable[tuple[int, str]]) -> None:
+        """Etcd may have lost anything: all sessions (version, key) that readers may see have to be saved again."""
+        known, self.set_back = {one.version for one in self.unsaved}, True
+        self._save_again(Unsaved(*one) for one in sessions if one[0] <= self.shown and one[0] not in known)
+
+    def removed(self, keys: Iterable[str]) -> None:
+        """These sessions are in an etcd that was set back, and were removed: that has to be saved again, too."""
+        known, self.set_back = {one.key for one in self.unsaved}, False
+        self._save_again(Unsaved(self.shown, key) for key in keys if key not in known)
+
+    def _save_again(self, writes: Iterable[Unsaved]) -> None:
+        self.unsaved = sorted([*self.unsaved, *writes], key=_version)
+        self.saved = self.unsaved[0].version - 1 if self.unsaved else self.shown
 
     def become_active(self) -> list[Entry]:
         """The writes that are not known to be acknowledged, for the stream of the epoch that this process begins."""

@@ -172,6 +172,11 @@ class Replica:
         kept = self._slots.get(slot)
         return [*kept.sessions, *kept.unreadable] if kept is not None else []
 
+    def versions(self, slot: int) -> list[tuple[int, str]]:
+        """The same keys, each after its version."""
+        kept = self._slots.get(slot)
+        return [(_version_in(kept, key), key) for key in self.keys(slot)] if kept is not None else []
+
     def stored(self, slot: int, key: str) -> Stored | None:
         """A session for a part of a copy, with its version; None if it is gone.
 

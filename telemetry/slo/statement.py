@@ -39,6 +39,7 @@ FAILURES = (
     Failure("control server", "another one leads; slots stay where they are", "no", "control"),
     Failure("etcd member", "the other members of etcd elect a leader", "no", "etcd-leader"),
     Failure("site", "members of other sites take over", "no, if etcd keeps its majority", "site"),
+    Failure("planned switch of a site", "its members hand their slots over", "no", "site-offline"),
     Failure(
         "link between sites",
         "each slot stays where it is while etcd reaches both sites; requests across the link wait",

@@ -46,7 +46,7 @@ class DirectGround(Ground):
 
 @contextlib.asynccontextmanager
 async def replica_pool(
-    home: Path, *, members: int = 3, slots: int = 16, more: str = REPLICAS, traces: bool = False
+    home: Path, *, members: int = 3, etcds: int = 1, slots: int = 16, more: str = REPLICAS, traces: bool = False
 ) -> AsyncIterator[FaultPool]:
     """A pool at rest; with ``durability: replicas`` every slot has all its copies in its sync set.
 
@@ -54,7 +54,14 @@ async def replica_pool(
     """
     lines = f"copies: {COPIES}\n{PATIENT}\n{more}"
     async with fault_pool(
-        takeover="fast", members=members, slots=slots, home=home, ground=DirectGround(), more=lines, traces=traces
+        takeover="fast",
+        members=members,
+        etcds=etcds,
+        slots=slots,
+        home=home,
+        ground=DirectGround(),
+        more=lines,
+        traces=traces,
     ) as pool:
         if "replicas" in more:
             await in_all_sets(pool, min(members, COPIES))

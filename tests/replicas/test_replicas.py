@@ -5,7 +5,9 @@ import re
 import signal
 from collections.abc import Sequence
 
+from tests.faults.judged import Caller, judged_clients
 from tests.faults.pool import FaultPool
+from tests.faults.test_etcd_trouble import needs_safe_etcd
 from tests.harness.redis_client import redis_client
 from tests.harness.waiting import until
 from tests.replicas.load import Load, under_load
@@ -180,6 +182,22 @@ async def test_replicas_writes_go_on_while_etcd_is_stopped_and_etcd_gets_them_af
         await assert_kept(pool, load)
         await assert_kept(pool, committed)
         await assert_saved(load)
+
+
+@needs_safe_etcd
+async def test_etcds_leader_and_a_member_die_at_once_and_nothing_is_lost_or_written_twice(tmp_path):
+    async with replica_pool(tmp_path, etcds=3) as pool, judged_clients(pool, ("replicas", "sync")):
+        caller, leader = Caller(pool), await pool.leader()
+        leader.kill()
+        kill_at_once(pool, ["m1"])
+        for member in ("m2", "m3"):
+            assert await caller.store(member, f"with-a-new-leader-{member}", "kept") in (200, 201)
+        await served_by(pool, ("m2", "m3"))
+        leader.spawn()
+        await leader.ready()
+        await started_again(pool, "m1")
+        for member in ("m2", "m3"):
+            assert await caller.get("m1", f"with-a-new-leader-{member}") == (200, "kept")
 
 
 async def began_a_session(pool: FaultPool, member: str) -> tuple[int, str]:

@@ -25,6 +25,7 @@ from understudy.statesync.etcd.key_range import KeyRange, prefix_range
 from understudy.statesync.heartbeat.challenge import Challenger
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.site_records import PoolInGroup
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_front import Front
 from understudy.telemetry.tracing.names import COUNT_SECONDS
@@ -33,6 +34,7 @@ from understudy.xds.control.balancer import Balancer
 from understudy.xds.control.decision_log import DecisionLog
 from understudy.xds.control.election import Leadership
 from understudy.xds.control.front_records import FrontRecords
+from understudy.xds.control.group_watch import GroupWatch
 from understudy.xds.control.growth_watch import GrowthWatch
 from understudy.xds.control.leader import Leader
 from understudy.xds.control.rebalancer import Rebalancer
@@ -167,6 +169,7 @@ class Controller:
             etcd_well_since=lambda: telemetry.clock.at_ns(self.informer.well_since),
             settle=timing.settle,
         )
+        self.group_watch = GroupWatch(client, keys.pool, self._group, self._on_group)
         self.rebalancer = Rebalancer(client, keys, leadership, self.state_builder)
         self.balancer = Balancer(
             client, keys, leadership, self.state_builder, lambda: self.loads.current(telemetry.now_ns()), actor.who
@@ -189,6 +192,7 @@ class Controller:
             "etcd informer": self.informer.run(),
             "heartbeats": self.heartbeat.run(),
             "publisher": self.publisher.run(),
+            "group": self.group_watch.run(),
             "leader": self.leader.run(),
             "rebalance": self.rebalancer.run(),
             "load balance": self.balancer.run(),
@@ -269,6 +273,8 @@ class Controller:
         """The etcd informer brings changed records."""
         proven = self.state_builder.state.front_spec
         self.state_builder.apply(batch)
+        if take_over := self.state_builder.state.take_over:
+            self._client.refuse(take_over.record.removed)
         self.detector.timeouts = self._timeouts()
         self.heartbeat.update_records(self.state_builder.members, self.state_builder.owning)
         table = self.state_builder.state.table
@@ -279,7 +285,16 @@ class Controller:
         if self.state_builder.state.front_spec != proven:
             self._tell_published()
 
+    def _group(self) -> str:
+        return self.state_builder.spec.full_group if self.state_builder.spec else ""
+
+    def _on_group(self, others: Mapping[str, PoolInGroup] | None) -> None:
+        """Another pool of the group says something new of its sites."""
+        self.state_builder.group_says(others)
+        self.leader.wake()
+
     def _wake_services(self) -> None:
+        self.group_watch.wake()
         self.publisher.wake()
         self.leader.wake()
         self.rebalancer.wake()
@@ -326,5 +341,5 @@ def watched_ranges(keys: PoolKeys) -> tuple[KeyRange, ...]:
         prefix_range(keys.site_intents),
         prefix_range(keys.controls),
         KeyRange(keys.failovers, prefix_range(keys.owners).end),
-        KeyRange(keys.spec, keys.table + "\0"),
+        KeyRange(keys.spec, keys.take_over + "\0"),
     )

@@ -5,7 +5,7 @@ A control server that starts makes the pool's older routes of that spec, if Envo
 it, and the first one does. A slot table costs no write.
 
 Holds stand in the operators' chain of the audit log: any replica may find one, and only the leader appends to the chain
-of decisions.
+of decisions. The first replica that finds it makes the record.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import logging
 
 from understudy.statesync.audit.entry import Act, Actor
 from understudy.statesync.audit.log import OperatorLog
-from understudy.statesync.etcd.client import CreateRevision, EtcdClient, EtcdError, ModRevision, Put
+from understudy.statesync.etcd.client import CreateRevision, Delete, EtcdClient, EtcdError, ModRevision, Put
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.process.services import set_within
@@ -84,14 +84,26 @@ class FrontRecords:
         return written.succeeded
 
     async def _write_hold(self) -> bool:
-        """Tell the audit log of a hold that it does not know, or of its end; whether nothing is left to do."""
+        """Tell the audit log of a hold that it does not know, or of its end; whether nothing is left to do.
+
+        While a hold stands, a key has the revision of the rejected spec. So several replicas make one record.
+        """
         why, spec = self._hold, self._state_builder.state.spec
         if why == self._told or spec is None:
             return True
-        written = await self._log.txn(act_of(why), [ModRevision(self._keys.spec, spec.revision)], [], 0)
-        if written.succeeded:
-            self._told = why
-        return written.succeeded
+        key, wanted = self._keys.front_hold, str(spec.revision).encode() if why else b""
+        found = await self._client.get(key)
+        if (found.value if found else b"") != wanted:
+            compares = [
+                ModRevision(self._keys.spec, spec.revision),
+                ModRevision(key, found.mod_revision if found else 0),
+            ]
+            change = Put(key, wanted) if why else Delete(key)
+            written = await self._log.txn(act_of(why), compares, [change], 0)
+            if not written.succeeded:
+                return False
+        self._told = why
+        return True
 
 
 def act_of(why: str) -> Act:

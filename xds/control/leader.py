@@ -10,20 +10,22 @@ The content of the table is decided in :mod:`understudy.xds.planning.plan`, and
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from understudy.statesync.etcd.client import (
     CreateRevision,
+    Delete,
     EtcdClient,
     EtcdError,
     Get,
     ModRevision,
     OutcomeUnknown,
     Put,
+    Rejected,
 )
-from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import Owner
+from understudy.statesync.pool.keys import GroupKeys, PoolKeys
+from understudy.statesync.pool.records import Owner, Table
 from understudy.statesync.process.services import set_within
 from understudy.xds.control.decision_log import DecisionLog
 from understudy.xds.control.election import Leadership
@@ -32,13 +34,14 @@ from understudy.xds.membership.state_builder import StateBuilder
 from understudy.xds.planning.flap_damping import FlapDamping
 from understudy.xds.planning.plan import DecisionInputs, FirstTableTimer, TablePlan, decision_inputs, next_plan
 from understudy.xds.planning.recovery import Recovery
+from understudy.xds.planning.site_group import told_to_group
 from understudy.xds.planning.site_switch import SiteFreeze
 
 logger = logging.getLogger(__name__)
 
 RETRY_INTERVAL = 0.2
-ATTEMPTS = 2
-"""A second attempt is made at once if only the audit log was changed by somebody else."""
+ATTEMPTS = 3
+"""Another attempt is made at once if only the audit log was changed by somebody else, or etcd keeps the group off."""
 TableWritten = Callable[[ClusterState, TablePlan, int], None]
 """Called with the pool before the table, the plan that was written, and the time (ns)."""
 
@@ -119,7 +122,7 @@ class Leader:
         if cluster is None or not self._leadership.is_leader:
             self._inputs, self._leads = None, False
             return None
-        if self._state_builder.revision < self._written:
+        if self._state_builder.revision < self._written or not self._state_builder.group_known:
             return None
         wait = self._first_wait(cluster) if cluster.table is None else self._settle_wait(cluster)
         if wait is None or wait > 0:
@@ -151,7 +154,7 @@ class Leader:
             return True
         if not self._leadership.is_leader:
             return False
-        revision = await self._write(plan, read_at)
+        revision = await self._write(plan, read_at, group_puts(cluster, plan.table))
         if not revision:
             return False
         self._written = revision
@@ -209,15 +212,25 @@ class Leader:
             return 0
         return max(0, self._owners_changed - now + int(self._settle * 1e9)) / 1e9
 
-    async def _write(self, plan: TablePlan, read_at: int) -> int:
-        """Replace the table written at ``read_at`` (0: there is none); returns the revision, or 0 if that failed."""
+    async def _write(self, plan: TablePlan, read_at: int, for_group: Sequence[Put | Delete]) -> int:
+        """Replace the table written at ``read_at`` (0: there is none); returns the revision, or 0 if that failed.
+
+        The same transaction tells the group. If etcd refuses that to this server, the table is written without it.
+        """
         key, value = self._keys.table, plan.table.encode()
         guard = ModRevision(key, read_at) if read_at else CreateRevision(key, 0)
         for _ in range(ATTEMPTS):
             record = self._log.next(plan, read_at)
             compares = [self._leadership.fence, guard, record.compare]
             try:
-                result = await self._client.txn(compares, [Put(key, value), *record.puts], [Get(record.compare.key)])
+                puts = [Put(key, value), *record.puts, *for_group]
+                result = await self._client.txn(compares, puts, [Get(record.compare.key)])
+            except Rejected as error:
+                if not for_group:
+                    raise
+                logger.warning("pool %s cannot tell its group where it serves: %s", self._keys.pool, error)
+                for_group = ()
+                continue
             except OutcomeUnknown:
                 self._log.forget()
                 found = await self._client.get(key)
@@ -230,3 +243,14 @@ class Leader:
             if not self._log.correct(record, result.answers[0]):
                 break
         return 0
+
+
+def group_puts(cluster: ClusterState, table: Table) -> list[Put | Delete]:
+    """What a new table changes in what the pool tells its group, and in the one that it was in before."""
+    pool, before = cluster.spec.pool, cluster.table.group if cluster.table else ""
+    left = [Delete(GroupKeys(before).pool(pool))] if before and before != table.group else []
+    if not table.group:
+        return [*left]
+    sites = {name: member.site for name, member in cluster.members.items()}
+    record = told_to_group(cluster.spec, table.away, table.orders, sites)
+    return [*left, Put(GroupKeys(table.group).pool(pool), record.encode())]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from understudy.statesync.pool.addresses import split_address
 from understudy.statesync.pool.rebalance import Approved
 from understudy.statesync.pool.records import Leaving, Lost, Member, MemberState, Owner, Table
+from understudy.statesync.pool.site_records import PoolInGroup
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.tracing.ids import takeover_seed
 from understudy.xds.envoy.routing_view import Endpoint, RoutingView, VersionsView
@@ -40,6 +41,7 @@ class ClusterState:
         approved: who should be active for which slot by the rebalance in force, if there is one.
         lacking: the names of what is down, by the site that needs it.
         away: the pool has a mirror on a distant site, and is not at home in this etcd: nobody here serves it.
+        group: what the other pools of the pool's group say of their sites.
     """
 
     spec: PoolSpec
@@ -59,6 +61,7 @@ class ClusterState:
     approved: Approved | None = None
     lacking: Mapping[str, frozenset[str]] = field(default_factory=dict)
     away: bool = False
+    group: Mapping[str, PoolInGroup] = field(default_factory=dict)
 
     def state(self, member: str) -> MemberState:
         """The member's state as it counts for slots.

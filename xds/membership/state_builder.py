@@ -7,7 +7,7 @@ vanished record alone is no death. There is no state before the informer has rea
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from understudy.statesync.etcd.informer import InformerBatch
@@ -16,6 +16,7 @@ from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.predicted import leaving_members
 from understudy.statesync.pool.rebalance import Approved, in_force
 from understudy.statesync.pool.records import NO_ETCD, Leaving, Member, MemberState, Owner, Phase
+from understudy.statesync.pool.site_records import PoolInGroup
 from understudy.statesync.pool.spec import PoolSpec, SpecError, refuse_contradiction
 from understudy.statesync.pool.state import At, PoolState
 from understudy.xds.membership.cluster_state import ClusterState
@@ -61,6 +62,7 @@ class StateBuilder:
         self._too_busy = too_busy
         self._remembered: dict[str, Member] = {}
         self._answer_ms = UNKNOWN_ANSWER_MS
+        self._group: Mapping[str, PoolInGroup] | None = None
         self._built: ClusterState | None = None
 
     @property
@@ -107,6 +109,15 @@ class StateBuilder:
             return False
         self._answer_ms, self._built = within_ms, None
         return True
+
+    def group_says(self, others: Mapping[str, PoolInGroup] | None) -> None:
+        """What the other pools of the group say of their sites; None while that is not known."""
+        self._group, self._built = others, None
+
+    @property
+    def group_known(self) -> bool:
+        """Whether it is known what the other pools of the group say, if the pool is in one."""
+        return self._group is not None or self.spec is None or not self.spec.group
 
     def complete(self) -> frozenset[MemberBoot]:
         """The processes whose beats arrive here, that know the table in force, and that lack none of its copies."""
@@ -155,6 +166,7 @@ class StateBuilder:
             answer_ms=self._answer_ms,
             approved=self._approved(spec),
             lacking=self.state.lacking(),
+            group=(self._group or {}) if spec.group else {},
             away=self.state.home is not None and self.state.home.record.role is not Role.HOME,
         )
         return replace(cluster, leaving=self._leaving(cluster)) if spec.predictive == "move" else cluster

@@ -1,5 +1,6 @@
 """How the solver follows an approved plan (:mod:`understudy.statesync.pool.rebalance`) instead of numbers of slots."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from understudy.statesync.pool.rebalance import Approved
@@ -16,7 +17,8 @@ class ByPlan:
     def __init__(self, approved: Approved, number: Mapping[str, int], weights: Sequence[int]) -> None:
         self._wanted = [number.get(member, -1) for member in approved.actives]
         self._known = frozenset(number[member] for member in approved.members if member in number)
-        counts = [self._wanted.count(member) for member in range(len(weights))]
+        wanted = Counter(self._wanted)
+        counts = [wanted[member] for member in range(len(weights))]
         all_counts, all_weights = sum(counts), sum(weights[member] for member in self._known)
         self.weights = [
             counts[member] * all_weights if member in self._known else weight * (all_counts or 1)

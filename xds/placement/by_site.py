@@ -11,7 +11,7 @@ from heapq import heapify, heappop, heappush
 
 from understudy.statesync.pool.separation import Place
 from understudy.statesync.pool.spec import PoolSpec
-from understudy.xds.placement.quotas import quota
+from understudy.xds.placement.quotas import Quota, choose_actives, quota
 
 
 def site_weights(
@@ -63,6 +63,47 @@ def member_targets(
         for member, count in zip(members, own, strict=True):
             found[member] = count
     return found
+
+
+def actives_on(
+    wanted: Sequence[str],
+    sites: Sequence[str],
+    weights: Sequence[int],
+    present: Sequence[int],
+    holders: Sequence[Sequence[int]],
+    asked: Sequence[int],
+) -> list[int]:
+    """The active of each slot whose site is given. Within a site as always: the fewest moves, by members' weights.
+
+    Args:
+        wanted: the site of each slot; each has a member with a weight.
+        sites: each member's site.
+        weights: each member's weight.
+        present: the member that is active for each slot, -1 for none.
+        holders: the members that have each slot's sessions, best first.
+        asked: the active of each slot by the table in force, -1 for none.
+    """
+    chosen = list(present)
+    for site in sorted(set(wanted)):
+        slots = [slot for slot, where in enumerate(wanted) if where == site]
+        inside = frozenset(member for member, where in enumerate(sites) if where == site)
+        current = [present[slot] if present[slot] in inside else -1 for slot in slots]
+        counts = Counter(current)
+        shares = targets(
+            len(slots),
+            [weight if member in inside else 0 for member, weight in enumerate(weights)],
+            [counts[member] for member in range(len(weights))],
+        )
+        found = choose_actives(
+            shares,
+            current,
+            [[one for one in holders[slot] if one in inside and one != present[slot]] for slot in slots],
+            [asked[slot] in inside and asked[slot] != present[slot] for slot in slots],
+            [Quota(share, share) for share in shares],
+        )
+        for slot, member in zip(slots, found, strict=True):
+            chosen[slot] = member
+    return chosen
 
 
 def targets(slots: int, weights: Sequence[int], counts: Sequence[int]) -> list[int]:

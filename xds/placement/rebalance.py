@@ -10,7 +10,9 @@ A slot whose load alone is above every bound is *hot*: no move helps. Its member
 are at most ``over`` of its share. Members are numbers here. Equal input gives equal plans.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import msgspec
 
@@ -68,25 +70,28 @@ class _Plan:
         total, heavy = sum(loads), sum(weights)
         self.shares = [total * weight / heavy for weight in weights]
         self.bounds = [share * (1 + over) for share in self.shares]
-        self.hot = [slot for slot, load in enumerate(loads) if load > max(self.bounds) + _EPSILON]
+        highest = max(self.bounds) + _EPSILON
+        self.hot = {slot: load for slot, load in enumerate(loads) if load > highest}
+        self.uneven = len(set(weights)) > 1
         self.at = [order[0] for order in orders]
         self.held: list[set[int]] = [set() for _ in weights]
         for slot, member in enumerate(self.at):
             self.held[member].add(slot)
         self.load = [sum(loads[slot] for slot in sorted(held)) for held in self.held]
-        hot_at = [sum(loads[slot] for slot in self.hot if self.at[slot] == member) for member in range(len(weights))]
-        for member, load in enumerate(hot_at):
-            if load:
-                self.bounds[member] = load + self.shares[member] * over
+        hot_at: dict[int, float] = {}
+        for slot, load in self.hot.items():
+            hot_at[self.at[slot]] = hot_at.get(self.at[slot], 0.0) + load
+        for member, load in hot_at.items():
+            self.bounds[member] = load + self.shares[member] * over
         self.steps: dict[int, Step] = {}
+        self._above = {member for member in range(len(weights)) if self._is_above(member)}
+        self._ranked = sorted((self._relative(member), member) for member, weight in enumerate(weights) if weight)
+        self._unmoved_at: dict[int, list[int]] = {}
 
     def made(self) -> Rebalance:
         """Choose the moves."""
         before, least, stuck = tuple(self.load), self._least(), set[int]()
-        while True:
-            above = [member for member in self._above() if member not in stuck]
-            if not above:
-                break
+        while above := self._above - stuck:
             member = max(above, key=lambda m: (self._relative(m), -m))
             step = self._step_from(member)
             if step is not None:
@@ -100,12 +105,12 @@ class _Plan:
             after=tuple(self.load),
             shares=tuple(self.shares),
             hot=tuple(self.hot),
-            above=tuple(self._above()),
+            above=tuple(sorted(self._above)),
             least=least,
         )
 
-    def _above(self) -> list[int]:
-        return [member for member, load in enumerate(self.load) if load > self.bounds[member] + _EPSILON]
+    def _is_above(self, member: int) -> bool:
+        return self.load[member] > self.bounds[member] + _EPSILON
 
     def _relative(self, member: int) -> float:
         """The load for the member's weight; a member without weight has too much of any load."""
@@ -114,7 +119,7 @@ class _Plan:
     def _least(self) -> int:
         """A number of moves that no plan can go below: each member above its bound gives its largest slots."""
         moves = 0
-        for member in self._above():
+        for member in sorted(self._above):
             excess = self.load[member] - self.bounds[member]
             for load in sorted((self.loads[slot] for slot in self._movable(member)), reverse=True):
                 if excess <= _EPSILON:
@@ -129,8 +134,7 @@ class _Plan:
     def _step_from(self, member: int) -> Step | None:
         """The best move away from a member; None if no slot of it fits anywhere."""
         excess = self.load[member] - self.bounds[member]
-        idlest = self._idlest(member)
-        steps = [step for slot in self._movable(member) if (step := self._fitting(slot, member, idlest))]
+        steps = [step for slot in self._movable(member) if (step := self._fitting(slot, member))]
         enough = [step for step in steps if self.loads[step.slot] >= excess - _EPSILON]
         if enough:
             return min(enough, key=lambda step: (_far(step), self.loads[step.slot], step.slot))
@@ -138,47 +142,45 @@ class _Plan:
         large = [step for step in steps if self.loads[step.slot] >= _ALIKE * most]
         return min(large, key=lambda step: (_far(step), -self.loads[step.slot], step.slot), default=None)
 
-    def _idlest(self, member: int) -> list[int]:
-        """The other members, those with the least load first."""
-        others = [other for other, weight in enumerate(self.weights) if weight and other != member]
-        return sorted(others, key=lambda other: (self._relative(other), other))
+    def _idlest(self, member: int) -> Iterator[int]:
+        """The other members that may be active, those with the least load first."""
+        return (other for _, other in self._ranked if other != member)
 
-    def _fitting(self, slot: int, member: int, idlest: Sequence[int]) -> Step | None:
+    def _fitting(self, slot: int, member: int) -> Step | None:
         """A move of a slot to its best target within bounds."""
         copies = self.orders[slot]
         for place in range(1, len(copies)):
             if copies[place] != member and self.weights[copies[place]] and self._fits(slot, copies[place]):
                 return Step(slot, member, copies[place], place)
-        if idlest and self._fits(slot, idlest[0]):
-            return Step(slot, member, idlest[0], 0)
-        found = next((other for other in idlest[1:] if self._fits(slot, other)), None) if self._uneven() else None
+        # With equal weights no member has more room than the idlest.
+        others = self._idlest(member) if self.uneven else islice(self._idlest(member), 1)
+        found = next((other for other in others if self._fits(slot, other)), None)
         return None if found is None else Step(slot, member, found, 0)
-
-    def _uneven(self) -> bool:
-        """Whether a member with more load may have more room than the idlest."""
-        return len(set(self.weights)) > 1
 
     def _fits(self, slot: int, member: int) -> bool:
         return self.load[member] + self.loads[slot] <= self.bounds[member] + _EPSILON
 
     def _exchange(self, member: int) -> bool:
         """Give a slot for a smaller one, where none fits elsewhere without that; whether there was such a pair."""
+        largest_first = sorted(self._unmoved(member), key=lambda slot: (-self.loads[slot], slot))
         for other in self._idlest(member):
+            smaller = self._unmoved(other)
             room = self.bounds[other] - self.load[other]
-            for slot in sorted(self._movable(member), key=lambda s: (-self.loads[s], s)):
-                back = [
-                    one
-                    for one in self._movable(other)
-                    if self.loads[slot] - self.loads[one] <= room + _EPSILON
-                    and self.loads[one] < self.loads[slot] * _ALIKE
-                    and one not in self.steps
-                ]
-                if back and slot not in self.steps:
-                    smallest = min(back, key=lambda one: (self.loads[one], one))
+            for slot in largest_first if smaller else ():
+                load = self.loads[slot]
+                smallest = next((one for one in smaller if load - self.loads[one] <= room + _EPSILON), None)
+                if smallest is not None and self.loads[smallest] < load * _ALIKE:
                     self._take(Step(slot, member, other, self._copy(slot, other)))
                     self._take(Step(smallest, other, member, self._copy(smallest, member)))
                     return True
         return False
+
+    def _unmoved(self, member: int) -> list[int]:
+        """The slots that a member may give away and that have not moved yet, those with the least load first."""
+        if member not in self._unmoved_at:
+            slots = [slot for slot in self._movable(member) if slot not in self.steps]
+            self._unmoved_at[member] = sorted(slots, key=self.loads.__getitem__)
+        return self._unmoved_at[member]
 
     def _copy(self, slot: int, member: int) -> int:
         order = list(self.orders[slot])
@@ -195,10 +197,22 @@ class _Plan:
     def _put(self, slot: int, member: int) -> None:
         now = self.at[slot]
         self.held[now].discard(slot)
-        self.load[now] -= self.loads[slot]
+        self._add_load(now, -self.loads[slot])
         self.held[member].add(slot)
-        self.load[member] += self.loads[slot]
+        self._add_load(member, self.loads[slot])
         self.at[slot] = member
+
+    def _add_load(self, member: int, load: float) -> None:
+        """Change a member's load, its place among the idlest, and whether it is above its bound."""
+        if self.weights[member]:
+            del self._ranked[bisect_left(self._ranked, (self._relative(member), member))]
+        self.load[member] += load
+        if self.weights[member]:
+            insort(self._ranked, (self._relative(member), member))
+        self._above.discard(member)
+        if self._is_above(member):
+            self._above.add(member)
+        self._unmoved_at.pop(member, None)
 
     def _drop_needless(self) -> None:
         """Take moves back that the bounds do not need, the most expensive first."""

@@ -15,7 +15,7 @@ from understudy.statesync.pool.rebalance import Approved
 from understudy.statesync.pool.records import MemberState, Table
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.placement.by_plan import ByPlan
-from understudy.xds.placement.by_site import member_targets, site_weights
+from understudy.xds.placement.by_site import actives_on, member_targets, site_weights
 from understudy.xds.placement.diff import Move, MoveInputs, Share, explain
 from understudy.xds.placement.domains import NOWHERE, Clear, FailureDomains, Role, Sites
 from understudy.xds.placement.preferred import active_weights, preferred, priority_in_line
@@ -55,6 +55,7 @@ def decide(
     approved: Approved | None = None,
     settled: Collection[str] = (),
     resting: Collection[str] = (),
+    on_sites: Sequence[str] = (),
 ) -> Decision:
     """The next slot table.
 
@@ -73,6 +74,8 @@ def decide(
             that the plan does not know get their even share of the rest, and others keep what they have.
         settled: the members that may take the active's place if their priority is better and the pool prefers that.
         resting: sites that are back but get no slot yet (see :mod:`understudy.xds.planning.site_recovery`).
+        on_sites: the site of each slot's active, if another pool decides it (see
+            :mod:`understudy.xds.planning.site_group`).
     """
     before = tuple(previous.orders[slot] if slot < previous.slots else () for slot in range(spec.slots))
     known = sorted(candidates, key=lambda candidate: candidate.member)
@@ -81,7 +84,7 @@ def decide(
         names = {candidate.member for candidate in known}
         orders = tuple(tuple(member for member in order if member in names) for order in before)
         return Decision(orders, explain(MoveInputs(known, before, orders)))
-    orders = _Assignment(spec, field, before, current or {}, approved, settled, resting).orders()
+    orders = _Assignment(spec, field, before, current or {}, approved, settled, resting).orders(on_sites)
     shares = _shares(spec, field, resting) if spec.mode == "load_sharing" else {}
     actives, plan = (approved.actives, approved.why) if approved else ((), "")
     inputs = MoveInputs(known, before, orders, current or {}, shares, actives, plan, preferred(spec, field))
@@ -160,19 +163,14 @@ class _Assignment:
             self.rank = self._ranks([priority_of(spec, candidate) for candidate in field])
         self._eligible: dict[tuple[Sites, frozenset[int]], EligibleMembers] = {}
 
-    def orders(self) -> Orders:
+    def orders(self, on_sites: Sequence[str] = ()) -> Orders:
         """Fill the roles one after the other."""
-        weights, quotas = self._shares()
-        actives = choose_actives(
-            weights,
-            self.present,
-            [[member for member in self.holders[slot] if member != self.present[slot]] for slot in range(self.slots)],
-            [
-                bool(order) and order[0] >= 0 and order[0] != self.present[slot]
-                for slot, order in enumerate(self.before)
-            ],
-            quotas,
-        )
+        asked = [order[0] if order else -1 for order in self.before]
+        if on_sites:
+            sites = self.domains.sites
+            actives = actives_on(on_sites, sites, self.active_weights, self.present, self.holders, asked)
+        else:
+            actives = self._actives(asked)
         if self.active_weights != self.weights:
             actives = self._where_sessions_are(actives)
         orders = [[active] for active in actives]
@@ -181,6 +179,16 @@ class _Assignment:
         for role in range(self.copies - 1, 1, -1):
             self._add_backups(orders, role)
         return tuple(tuple(self.names[member] for member in (*order[:2], *reversed(order[2:]))) for order in orders)
+
+    def _actives(self, asked: Sequence[int]) -> list[int]:
+        weights, quotas = self._shares()
+        return choose_actives(
+            weights,
+            self.present,
+            [[member for member in self.holders[slot] if member != self.present[slot]] for slot in range(self.slots)],
+            [member >= 0 and member != self.present[slot] for slot, member in enumerate(asked)],
+            quotas,
+        )
 
     def _where_sessions_are(self, actives: Sequence[int]) -> list[int]:
         """``actives``, but a slot that no living member owns goes to one that has its sessions, preferred or not.

@@ -10,10 +10,10 @@ reach etcd. The holds are:
   within a slot or two, and the member may soon be back.
 * Unstable: a member that became unfit :data:`MAX_LOSSES` times within :data:`LOSS_WINDOW` and owns nothing gets no slot
   until the oldest of these is that long ago, while there is a stable member.
-* Surge: if more than :data:`SURGE_SHARE` of the slots are to move within :data:`SURGE_WINDOW`, neither members, spec
-  nor a rebalance have changed, and no switch of sites is the cause, planned moves freeze for :data:`FREEZE_TIME`. The
-  status says why and for how long. After that the moves may be made once: moves that are still wanted then are no
-  surge. Moves from other members to preferred ones do not count: the spec is their cause.
+* Surge: planned moves freeze for :data:`FREEZE_TIME` if more than :data:`SURGE_SHARE` of the slots are to move within
+  :data:`SURGE_WINDOW` without a cause. A cause is a change of members, spec, rebalance or the other pools of the group,
+  or a switch of sites. The status says why and for how long. After that the moves may be made once: moves that are
+  still wanted then are no surge. Moves from other members to preferred ones do not count: the spec is their cause.
 * Etcd outage: for :data:`ETCD_GRACE` after this server began to lead, or found etcd again, no slot moves away from a
   member because it cannot reach etcd. Some members find etcd seconds before others.
 * Returning site: a site that is in service again gets no slot until all its members know it and no slot is held, for
@@ -30,6 +30,7 @@ import msgspec
 
 from understudy.statesync.pool.rebalance import Approved
 from understudy.statesync.pool.records import MemberState, Owner
+from understudy.statesync.pool.site_records import PoolInGroup
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.membership.cluster_state import ClusterState, candidates
 from understudy.xds.placement.preferred import preferred
@@ -65,8 +66,9 @@ class FlapDamping:
         losses: when each member became unfit, within :data:`LOSS_WINDOW`.
         spec: the spec at the last look.
         approved: the rebalance in force at the last look.
+        group: what the other pools of the group said at the last look.
         began: since when this server leads and reaches etcd; None before its first look as leader.
-        explained: when members, spec or rebalance last changed, so that moves have a cause.
+        explained: when members, spec, rebalance or group last changed, so that moves have a cause.
         owners: the owner records at the last look.
         new_owners: slots that changed their owner just now, and when.
         taken_over: members that slots were taken over from, and when.
@@ -80,6 +82,7 @@ class FlapDamping:
     losses: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     spec: PoolSpec | None = None
     approved: Approved | None = None
+    group: Mapping[str, PoolInGroup] = field(default_factory=dict)
     began: int | None = None
     explained: int = 0
     owners: Mapping[int, Owner] = field(default_factory=dict)
@@ -128,6 +131,7 @@ class FlapDamping:
             losses={m: recent for m, at in losses.items() if (recent := _since(at, now - LOSS_WINDOW))},
             spec=cluster.spec,
             approved=cluster.approved,
+            group=cluster.group,
             owners=dict(cluster.owners),
             new_owners=_recent(self.new_owners, now) | dict.fromkeys(changed, now),
             taken_over={
@@ -143,7 +147,8 @@ class FlapDamping:
         held_sites = frozenset(s for s in early if _still_leaving(cluster, s) or after.held_slots(cluster))
         after = replace(after, held_sites=held_sites)
         released |= after.unstable().keys() != self.unstable().keys()
-        ordered = cluster.spec != self.spec or cluster.approved != self.approved
+        now_ordered = (cluster.spec, cluster.approved, cluster.group)
+        ordered = now_ordered != (self.spec, self.approved, self.group)
         explained = fit != self.fit or ordered or released or thawed
         return replace(after, explained=now if explained else self.explained)
 

@@ -15,13 +15,14 @@ import msgspec
 from understudy.statesync.pool.ownership import DRAIN, REBALANCE, site_cause, switch_cause
 from understudy.statesync.pool.rebalance import Approved
 from understudy.statesync.pool.records import Lost, MemberState, Table
-from understudy.statesync.pool.site_records import SiteSwitch
+from understudy.statesync.pool.site_records import PoolInGroup, SiteSwitch
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.telemetry.tracing.ids import trace_seed
 from understudy.telemetry.tracing.names import KIND_HANDOVER
 from understudy.xds.membership.cluster_state import ClusterState, candidates, forgettable, lost_entries
 from understudy.xds.membership.member_health import MemberBoot
 from understudy.xds.placement.solver import Candidate, Move, decide
+from understudy.xds.planning.site_group import away_by_group, own_reasons, sites_to_follow, told
 from understudy.xds.planning.site_recovery import resting_sites
 from understudy.xds.planning.site_switch import next_switch, site_grades, with_grades
 
@@ -64,7 +65,7 @@ def next_plan(
     field = candidates(cluster)
     orders = previous.orders
     moves: tuple[Move, ...] = ()
-    resting, switch = _duty_of_sites(cluster, field, settled, at, frozen=frozen)
+    duty = _duty_of_sites(cluster, field, settled, at, frozen=frozen)
     if any(candidate.state.may_hold_slots for candidate in field):
         found = replace(previous, orders=cluster.orders_as_found())
         current = _current_actives(cluster)
@@ -75,7 +76,8 @@ def next_plan(
             current=current,
             approved=cluster.approved,
             settled=settled,
-            resting=resting,
+            resting=duty.without_slots,
+            on_sites=sites_to_follow(cluster.spec, cluster.group, duty.serving(field)),
         )
         orders = _with_held_slots(cluster, decision.orders, found.orders, held)
         moves = tuple(move for move in decision.moves if move.slot not in held)
@@ -83,35 +85,62 @@ def next_plan(
         orders[slot][:1] != (cluster.serving_owner(slot),) for slot in _served_since_table(cluster, orders)
     )
     offline = tuple(sorted(cluster.offline))
-    sites = (previous.offline, previous.resting, previous.switch)
-    known = (previous.orders, _boots(previous.lost), previous.leaving, *sites)
-    if (orders, _boots(entries), cluster.leaving, offline, resting, switch) == known and not asks_again:
+    known = (previous.orders, _boots(previous.lost), previous.leaving, previous.offline, SiteDuty.of(previous))
+    if (orders, _boots(entries), cluster.leaving, offline, duty) == known and not asks_again:
         return None
     for member in forgettable(cluster, entries):
         del entries[member]
     generation = previous.generation + 1
     newly_lost = tuple(m for m, e in sorted(entries.items()) if _boots(previous.lost).get(m) != e.boot)
-    traceparent, cause = _planned_moves(cluster, previous, orders, generation, switch)
-    table = Table(generation, orders, entries, traceparent, cause, offline, cluster.leaving, resting, switch)
+    traceparent, cause = _planned_moves(cluster, previous, orders, generation, duty)
+    table = Table(
+        generation, orders, entries, traceparent, cause, offline, cluster.leaving, *msgspec.structs.astuple(duty)
+    )
     plan = cluster.approved.why if cluster.approved else ""
     why = plan if any(move.reason == plan for move in moves) else ""
-    return TablePlan(table, moves, newly_lost, why, _at(switch) != _at(previous.switch))
+    return TablePlan(table, moves, newly_lost, why, _at(duty.switch) != _at(previous.switch))
+
+
+class SiteDuty(msgspec.Struct, frozen=True):
+    """Which sites get no slots, in the terms of the slot table (:class:`Table`)."""
+
+    resting: Mapping[str, int] = {}
+    switch: SiteSwitch | None = None
+    group: str = ""
+    away: Mapping[str, str] = {}
+    with_group: Mapping[str, str] = {}
+
+    @classmethod
+    def of(cls, table: Table) -> "SiteDuty":
+        """What a table says."""
+        return cls(table.resting, table.switch, table.group, table.away, table.with_group)
+
+    @property
+    def without_slots(self) -> frozenset[str]:
+        """The sites that get no slots although their members can serve."""
+        return frozenset(self.resting.keys() | self.with_group.keys())
+
+    def serving(self, field: Collection[Candidate]) -> set[str]:
+        """The sites that get slots."""
+        return {one.site for one in field if one.state.may_hold_slots} - self.without_slots
 
 
 def _duty_of_sites(
     cluster: ClusterState, field: Collection[Candidate], settled: Collection[str], at: float, *, frozen: bool
-) -> tuple[Mapping[str, int], SiteSwitch | None]:
+) -> SiteDuty:
     """The sites that get no slots although they may be back, and the last switch of an active/standby pool."""
     spec, previous = cluster.spec, cluster.table or NO_TABLE
     if not spec.sites:
-        return {}, None
+        return SiteDuty()
     able = {candidate.site for candidate in field if candidate.state.may_hold_slots}
+    with_group = away_by_group(cluster.group, able - cluster.offline)
+    able -= with_group.offline.keys()
     grade = site_grades(cluster)
     before = resting = resting_sites(
         spec,
         field,
         previous.resting,
-        offline=cluster.offline,
+        offline=cluster.offline | with_group.offline.keys(),
         settled=settled,
         first=cluster.table is None,
         grade=grade,
@@ -120,7 +149,13 @@ def _duty_of_sites(
     if not frozen:
         resting = with_grades(spec, before, able, grade)
     why = "" if resting == before else ", ".join(f"{site} has grade {grade[site]}" for site in sorted(able))
-    return resting, next_switch(spec, previous.switch, able, resting, why, at)
+    with_group = away_by_group(cluster.group, able - cluster.offline - resting.keys())
+    left = {site: pool for site, pool in with_group.sites.items() if site not in resting}
+    if not why and left != previous.with_group:
+        why = told(spec, left)
+    switch = next_switch(spec, previous.switch, able, resting.keys() | left.keys(), why, at)
+    away = own_reasons(cluster.offline, resting) if spec.group else {}
+    return SiteDuty(resting, switch, spec.full_group, away, left)
 
 
 def _at(switch: SiteSwitch | None) -> float:
@@ -172,7 +207,7 @@ def _planned_moves(
     previous: Table,
     orders: tuple[tuple[str, ...], ...],
     generation: int,
-    switch: SiteSwitch | None,
+    duty: SiteDuty,
 ) -> tuple[str, str]:
     """The trace and the cause of the planned moves with this table; the old ones if no move was added."""
     pending = cluster.pending_moves(orders)
@@ -182,18 +217,22 @@ def _planned_moves(
     if previous.traceparent and pending.items() <= before.items():
         return previous.traceparent, previous.cause
     traceparent = trace_seed(cluster.spec.pool, KIND_HANDOVER, str(generation)).traceparent
-    return traceparent, _cause(cluster, previous, pending, switch)
+    return traceparent, _cause(cluster, previous, pending, duty)
 
 
-def _cause(cluster: ClusterState, previous: Table, pending: Mapping[int, str], switch: SiteSwitch | None) -> str:
+def _cause(cluster: ClusterState, previous: Table, pending: Mapping[int, str], duty: SiteDuty) -> str:
     """Why slots are to move: what happens to a site, members will fail or are drained, or shares are uneven."""
     leaving = {cluster.owners[slot].active for slot in pending}
     left = {cluster.site(member) for member in leaving}
     if left <= cluster.offline:
         return site_cause(left, offline=True)
-    back = {cluster.site(member) for member in pending.values()} & (set(previous.offline) - cluster.offline)
+    to = {cluster.site(member) for member in pending.values()}
+    back = to & (set(previous.offline) - cluster.offline)
     if back:
         return site_cause(back, offline=False)
+    if left <= duty.with_group.keys() or to & (previous.with_group.keys() - duty.with_group.keys()):
+        return switch_cause(to, told(cluster.spec, duty.with_group))
+    switch = duty.switch
     if switch and switch.why and left.isdisjoint(switch.to):
         return switch_cause(switch.to, switch.why)
     if leaving <= cluster.leaving.keys():
@@ -214,13 +253,16 @@ class DecisionInputs(msgspec.Struct, frozen=True):
     dead: frozenset[MemberBoot]
     beating: frozenset[MemberBoot]
     lacking: Mapping[str, frozenset[str]]
+    group: Mapping[str, PoolInGroup]
 
 
 def decision_inputs(cluster: ClusterState) -> DecisionInputs:
     """The inputs in a state of the pool."""
     dead = frozenset((member, death.boot) for member, death in cluster.deaths.items())
     members = tuple(candidates(cluster))
-    return DecisionInputs(cluster.spec, cluster.approved, members, dead, cluster.beating, cluster.lacking)
+    return DecisionInputs(
+        cluster.spec, cluster.approved, members, dead, cluster.beating, cluster.lacking, cluster.group
+    )
 
 
 class FirstTableTimer(msgspec.Struct, frozen=True):

@@ -39,13 +39,13 @@ def resting_sites(
         spec: the pool.
         field: all known members.
         before: the sites that rest by the table in force.
-        offline: the sites that an operator wants out of service.
+        offline: the sites that an operator wants out of service, here or in another pool of the group.
         settled: the members that were stable for long enough and have all their copies.
         first: there is no table yet, so no site had a slot.
         grade: the grade of each site.
         frozen: grades may not cause a switch now.
     """
-    able = {candidate.site for candidate in field if candidate.state.may_hold_slots}
+    able = {candidate.site for candidate in field if candidate.state.may_hold_slots} - set(offline)
     starting = {candidate.site for candidate in field if candidate.state is MemberState.INIT}
     weights = {site: one.weight for site, one in spec.sites.items() if one.weight}
     gone = {candidate.site for candidate in field} - able - starting - set(offline)

@@ -4,7 +4,7 @@ import { setText } from "./live.js";
 
 const root = document.getElementById("replay");
 const SLOWER = 20; // a failover of 100 ms takes two seconds
-const LONGEST = 8000;
+const LONGEST = 8000; // and a longer one no more than this
 
 if (root) {
   const rows = [...root.querySelectorAll("tr.step")];
@@ -24,6 +24,7 @@ if (root) {
     }
     map.append(row);
   }
+  const slower = Math.min(SLOWER, LONGEST / Math.max(...steps.map(step => step.ms ?? 0), 1));
   let at = 0;
   let timer = 0;
 
@@ -46,11 +47,11 @@ if (root) {
   const next = () => {
     clearTimeout(timer);
     if (at + 1 >= steps.length) return;
-    const pause = ((steps[at + 1].ms ?? 0) - (steps[at].ms ?? 0)) * SLOWER;
+    const pause = ((steps[at + 1].ms ?? 0) - (steps[at].ms ?? 0)) * slower;
     timer = setTimeout(() => {
       draw(at + 1);
       next();
-    }, Math.min(Math.max(pause, 150), LONGEST));
+    }, Math.max(pause, Math.min(150, LONGEST / steps.length)));
   };
 
   const on = (id, act) => {

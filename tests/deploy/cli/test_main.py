@@ -339,8 +339,8 @@ async def test_table_shows_orders_with_the_true_owner_first(understudy, etcd, cl
 
 async def test_a_site_goes_offline_and_online_by_an_intent_that_tells_its_end(understudy, etcd, client, small_pool):
     keys, place = PoolKeys(small_pool), ("--etcd", etcd.endpoint, "--pool", small_pool, "-o", "json")
-    for name, site in (("cart-1", "east"), ("cart-3", "west")):
-        member = Member(name, name, "127.0.0.1:1", "127.0.0.1:2", MemberState.UP, site=site)
+    for name, boot, site in (("cart-1", "boot1", "east"), ("cart-3", "boot3", "west")):
+        member = Member(name, boot, "127.0.0.1:1", "127.0.0.1:2", MemberState.UP, site=site)
         await client.put(keys.member(name), member.encode())
 
     gone = understudy("site", "offline", "east", "--for", "10m", "--wait", "0", *place)

@@ -43,6 +43,16 @@ def test_a_site_goes_with_all_its_members():
     ]
 
 
+def test_what_a_large_site_would_hand_over_is_said_in_short():
+    state = a_pool(slots=256, names=tuple(f"cart-{number}" for number in range(256)))
+    told = preview(state, cluster(state), Wish("site offline", "east"), NOW)
+    assert told["effect"][0].startswith("cart-0, cart-10, cart-100, ")
+    assert "and 108 more members would hand over 128 slots (0, 2, 4, " in told["effect"][0]
+    assert told["effect"][0].endswith(", and 108 more ranges of slots). No request fails.")
+    assert told["effect"][1].startswith("The next slot table would move 128 slots: 1 to cart-1, 1 to cart-101, ")
+    assert all(len(line) < 500 for line in told["effect"])
+
+
 def test_the_way_back_is_the_other_command():
     state = a_pool()
     drained(state, "cart-1")

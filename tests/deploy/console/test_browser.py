@@ -5,7 +5,9 @@ import os
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
@@ -67,6 +69,12 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
         yield made
 
 
+async def axe_faults(page: Any) -> list[tuple[str, list[str]]]:
+    """The rules of axe that the page breaks, with the elements."""
+    found = await page.evaluate(FIND_FAULTS, TAGS)
+    return [(one["id"], [node["html"][:150] for node in one["nodes"]]) for one in found]
+
+
 async def test_each_page_is_accessible_quiet_and_fits(desk: Desk) -> None:
     SHOTS.mkdir(exist_ok=True)
     async with desk.window(reduced_motion="reduce") as window:
@@ -79,9 +87,7 @@ async def test_each_page_is_accessible_quiet_and_fits(desk: Desk) -> None:
                 await page.set_viewport_size({"width": width, "height": 900})
                 shot = SHOTS / f"{path.replace('/', '-') or 'overview'}-{scheme}-{width}.png"
                 await page.screenshot(path=shot, full_page=True)
-                found = await page.evaluate(FIND_FAULTS, TAGS)
-                told = [(one["id"], [node["html"][:150] for node in one["nodes"]]) for one in found]
-                assert told == [], (path, scheme, width)
+                assert await axe_faults(page) == [], (path, scheme, width)
                 assert await page.evaluate("document.documentElement.scrollWidth") <= width, (path, width)
             assert await page.evaluate(SMALL) == [], (path, "targets of fewer than 24 px")
             await page.set_viewport_size({"width": 320, "height": 900})
@@ -369,6 +375,8 @@ async def test_a_refused_act_says_why(desk: Desk) -> None:
         await desk.etcd.put(PoolKeys("cart").site_intent("west"), Intent(site="west", since=1.0).encode())
         await page.locator("tr[data-key='east'] button[data-act='site offline']").click()
         await page.locator("#act-fault", has_text="east is the last site that can serve").wait_for()
+        await page.evaluate(AXE)
+        assert await axe_faults(page) == [], "the open dialog"
         await desk.etcd.delete(PoolKeys("cart").site_intent("west"))
     assert desk.said == []
 
@@ -432,8 +440,55 @@ async def test_a_killed_member_shows_on_the_map_and_its_failover_is_the_trace(de
             await failovers.locator("#replay-next").click()
         assert "has ended" in await last.inner_text()
         assert "cart-1" in await failovers.locator("tr.step").first.inner_text()
+        for page in (failovers, await desk.open(window)):
+            await page.evaluate(AXE)
+            assert await axe_faults(page) == [], "a failover, and an overview with problems"
+            assert await page.evaluate(SMALL) == []
     assert desk.said == []
     await desk.pool.processes.start_again(*victims)
+
+
+async def events_of(stream: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, str, Any]]:
+    """The events of the console's stream that have an id: kind, id and data."""
+    fields: dict[str, str] = {}
+    async for line in stream.content:
+        name, _, value = line.decode().strip("\n").partition(": ")
+        if name:
+            fields[name] = value
+        elif "id" in fields:
+            yield fields["event"], fields["id"], json.loads(fields["data"])
+            fields = {}
+        else:
+            fields = {}
+
+
+async def test_a_stream_that_is_opened_again_repeats_no_event(desk: Desk) -> None:
+    intent = PoolKeys("cart").site_intent("north")
+    seen: list[tuple[str, str]] = []
+
+    async def until_site(http: aiohttp.ClientSession, *, there: bool) -> None:
+        """Follow the stream from the newest event that was seen until the site is there, or is not."""
+        last = {"Last-Event-ID": seen[-1][1]} if seen else {}
+        async with http.get(f"{desk.base}events", headers=last) as stream:
+            if there:
+                await desk.etcd.put(intent, Intent(site="north", since=1.0).encode())
+            async for kind, number, data in events_of(stream):
+                seen.append((kind, number))
+                assert number.startswith(f"{data['revision']}."), "each event is of one revision"
+                if there == ("north" in data.get("sites", {})):
+                    return
+
+    async with aiohttp.ClientSession(read_bufsize=1 << 22, timeout=aiohttp.ClientTimeout(total=60)) as http:
+        await until_site(http, there=False)
+        await until_site(http, there=True)
+        before = seen[-1][1]
+        desk.pool.processes.kill("control-1")
+        await desk.pool.processes.start_again("control-1")
+        await until_site(http, there=True)
+        assert seen[-1][0] == "frame", "of another process all is new"
+        assert before.rpartition(".")[2] != seen[-1][1].rpartition(".")[2]
+    await desk.etcd.delete(intent)
+    assert len({number for _, number in seen}) == len(seen), seen
 
 
 async def test_without_its_control_server_a_page_says_since_when_it_is_stale_and_comes_back(desk: Desk) -> None:

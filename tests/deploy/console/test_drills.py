@@ -9,7 +9,7 @@ from understudy.deploy.console.drill_runs import outcome_of
 from understudy.deploy.console.drills import DRILLS_SHOWN, by_hand, drill_rows, statement_rows
 from understudy.deploy.console.wishes import DRILL, Wish
 from understudy.deploy.drill.conditions import ClientView, DrillKind
-from understudy.deploy.drill.drill import DrillResult, DrillSettings
+from understudy.deploy.drill.settings import DrillResult, DrillSettings
 from understudy.statesync.pool.spec_reader import parse_spec
 from understudy.statesync.pool.state import At
 from understudy.telemetry.slo.model import Failover

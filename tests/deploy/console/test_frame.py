@@ -43,6 +43,24 @@ def test_members_with_trouble_come_first_and_numbers_in_names_count():
 
 
 @pytest.mark.parametrize(
+    ("late", "lag", "patience"),
+    [(0.0, "none", "300 ms"), (0.25, "up to 250 ms", "1.05 s"), (1.0, "up to 1 s", "2.3 s")],
+)
+def test_a_member_that_is_late_may_be_silent_for_longer(late, lag, patience):
+    state = a_pool()
+    state.members["cart-2"] = At(replace(state.members["cart-2"].record, stall=late), 9)
+    row = frame_of(state, 9, NOW).objects["members"]["cart-2"]
+    assert (row["lag"], row["patience"]) == (lag, patience)
+
+
+def test_a_lost_member_has_no_lag_and_no_patience():
+    state = a_pool()
+    del state.members["cart-2"]
+    row = frame_of(state, 9, NOW).objects["members"]["cart-2"]
+    assert (row["state"], row["lag"], row["patience"]) == ("LOST", "", "")
+
+
+@pytest.mark.parametrize(
     ("change", "level", "text", "command"),
     [
         (lambda state: state.owners.pop(3), 3, "1 slots have no owner yet", "understudy failovers --pool cart"),

@@ -31,11 +31,11 @@ from understudy.deploy.drill.conditions import (
     site_refusals,
     without_successor,
 )
-from understudy.deploy.drill.drill import DrillResult
 from understudy.deploy.drill.fault_injectors import run_template
 from understudy.deploy.drill.measure import reported_view
 from understudy.deploy.drill.record import lost_attributes
 from understudy.deploy.drill.report import drill_table, view_of
+from understudy.deploy.drill.settings import DrillResult
 from understudy.deploy.inspect.query import read_pool
 from understudy.deploy.inspect.sync import newest_revision, read_sync
 from understudy.deploy.inspect.traces import read_trace
@@ -304,7 +304,7 @@ async def running(directory: Path, *, rto: str = "60s", liveness: Liveness = PAT
     objectives = Objectives.model_validate({**times, **shares, "rto": {"p99": rto}})
     checks = HealthChecks(timeout_ms=2000)
     spec = PoolSpec(pool="cart", objectives=objectives, liveness=liveness, health_checks=checks)
-    settings = LocalSettings(directory=directory, spec=spec, members=3, controls=2)
+    settings = LocalSettings(directory=directory, spec=spec, members=3, controls=2, sites=("east", "west"))
     async with LocalPool(settings) as pool, EtcdClient(pool.etcd_endpoints) as etcd, killed_at_the_end(pool):
         scene = Running(directory, etcd)
         await scene.ready()
@@ -326,6 +326,7 @@ async def test_a_pool_is_drilled_and_every_drill_leaves_it_as_it_was(tmp_path: P
             a_drill_of_a_pool_that_is_not_at_rest_changes_nothing,
             a_control_server_is_killed,
             ctrl_c_thaws_a_frozen_member_and_undoes_a_drain,
+            a_practice_ends_at_once_when_a_member_elsewhere_goes,
         ):
             await part(scene)
             await scene.ready()
@@ -417,6 +418,27 @@ async def ctrl_c_thaws_a_frozen_member_and_undoes_a_drain(scene: Running) -> Non
     draining.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(draining.wait(), 60) == 130
     assert "cart-3" not in (await scene.state()).intents
+
+
+async def a_practice_ends_at_once_when_a_member_elsewhere_goes(scene: Running) -> None:
+    practice = await scene.start("site-offline", "--site", "west", "--for", "10m", "--every", "7d")
+
+    async def away() -> bool:
+        state = await scene.state()
+        return "west" in state.sites and all(at.record.active != "cart-2" for at in state.owners.values())
+
+    await until(away, 60, "site west owns nothing")
+    for pid in scene.pids("cart-1"):
+        os.kill(pid, signal.SIGKILL)
+    output, said = await asyncio.wait_for(practice.communicate(), 120)
+    assert (practice.returncode, json.loads(output)["drills"][0]["outcome"]) == (1, "INTERRUPTED"), said
+    state = await scene.state()
+    assert "west" not in state.sites
+    assert state.practices is not None
+    (run,) = state.practices.record.runs
+    assert (run.site, run.outcome, run.why) == ("west", "INTERRUPTED", "cart-1 on another site can no longer serve")
+    assert run.back_seconds is not None
+    assert state.practices.record.every == 7 * 86400
 
 
 SIGNAL = """

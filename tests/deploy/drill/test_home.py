@@ -12,11 +12,11 @@ from understudy.deploy.cli.commands_local import up
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.layout import HELD_FILE, DistantSite, FrontAddresses, Layout, is_held
 from understudy.deploy.drill.conditions import ClientView, DrillKind, HomeFigures
-from understudy.deploy.drill.drill import DrillResult, DrillSettings
 from understudy.deploy.drill.fault_injectors import LocalInjector
 from understudy.deploy.drill.home import missed_by
 from understudy.deploy.drill.measure import longest_silences
 from understudy.deploy.drill.report import drill_table, view_of
+from understudy.deploy.drill.settings import DrillResult, DrillSettings
 from understudy.deploy.load.history_checker import Op
 
 PLANNED = HomeFigures(0.01, (1.2, 1.3))

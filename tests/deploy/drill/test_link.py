@@ -12,9 +12,9 @@ from understudy.deploy.cli.commands_local import up
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.common.layout import FrontAddresses, Layout, SiteNetwork
 from understudy.deploy.drill.conditions import ClientView, DrillKind, missed
-from understudy.deploy.drill.drill import DrillSettings
 from understudy.deploy.drill.fault_injectors import CommandInjector, LocalInjector
 from understudy.deploy.drill.link import Link, by_site, link_of, taken
+from understudy.deploy.drill.settings import DrillSettings
 from understudy.deploy.local.local_layout import ETCD_PEERS_FILE, LocalSettings, plan_layout
 from understudy.deploy.local.ports import PortPicker
 from understudy.statesync.pool.keys import PoolKeys

@@ -1,16 +1,18 @@
 """``site status``: what is in sync between sites, what the loss of a site would cost, and what is degraded."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from understudy.deploy.common.console_style import Terminal
 from understudy.deploy.inspect.fronts import share_at_home
-from understudy.deploy.inspect.sites import lagging_slots, sites_table, sites_view
+from understudy.deploy.inspect.sites import CopyReport, sites_table, sites_view
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Intent, Lost, Member, MemberState, Owner, Process, SyncRecord, Table
+from understudy.statesync.pool.site_copies import lagging_slots
 from understudy.statesync.pool.site_records import DependencyDown, SiteSwitch
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_parts import SiteSpec
@@ -70,7 +72,8 @@ def test_without_a_copy_elsewhere_etcd_has_what_is_acknowledged() -> None:
 def test_writes_in_memory_of_one_site_alone_would_be_lost_and_are_counted(
     unsaved: dict[str, int | None], sessions: int | None
 ) -> None:
-    loss = view_of(pool([("cart-1", "cart-3")], memory=True), unsaved=unsaved)["sites"][0]["if_lost"]
+    reports = {name: CopyReport(count) if count is not None else None for name, count in unsaved.items()}
+    loss = view_of(pool([("cart-1", "cart-3")], memory=True), reports=reports)["sites"][0]["if_lost"]
     assert (loss["lossy"], loss["sessions"], loss["bound_ms"]) == (1, sessions, 1000)
 
 
@@ -111,6 +114,14 @@ def test_copies_are_late_only_where_the_table_wants_them_on_two_sites() -> None:
     assert "copies: 2 does not put copies on two sites" in degraded(pool([("cart-1", "cart-3")], copies=2))
 
 
+def test_slots_on_one_site_have_the_age_that_members_report() -> None:
+    reports = {"cart-1": CopyReport(0, 190.0), "cart-2": CopyReport(0, 20.0), "cart-3": None}
+    view = view_of(pool([("cart-1", "cart-3")]), reports=reports)
+    assert [(one["what"], one["since"]) for one in view["degraded"]] == [
+        ("1 slots have current copies on one site only (0)", NOW - 190.0)
+    ]
+
+
 @pytest.mark.parametrize(
     ("answering", "members", "said"),
     [(3, 3, ""), (2, 3, "the next loss stops writes"), (1, 3, "writes have stopped"), (4, 5, "writes go on")],
@@ -127,7 +138,8 @@ def test_a_silent_member_of_etcd_is_told_with_what_it_means(answering: int, memb
 def test_the_table_says_what_a_loss_costs_and_each_problem_with_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     state = pool([ORDER, ("cart-1", "cart-3")], memory=True)
     state.sites["west"] = At(Intent(since=NOW - 7500, site="west"), 7)
-    Terminal().print(sites_table(view_of(state, unsaved={"cart-1": 3, "cart-3": 0}), NOW))
+    reports = {"cart-1": CopyReport(3), "cart-3": CopyReport(0)}
+    Terminal().print(sites_table(view_of(state, reports=reports), NOW))
     said = capsys.readouterr().out
     assert "1 of 2 slots have current copies on two sites or more" in said
     assert "1 slots go on from memory elsewhere" in said
@@ -186,3 +198,28 @@ def test_without_sites_in_the_spec_no_grade_is_shown() -> None:
     view = view_of(pool([ORDER]))
     assert view["switch"] is None
     assert {row["grade"] for row in view["sites"]} == {None}
+
+
+def test_a_site_that_the_pool_leaves_with_its_group_names_the_pool_to_look_at() -> None:
+    state = pool([ORDER])
+    assert state.table is not None
+    assert state.spec is not None
+    state.spec = At(state.spec.record.model_copy(update={"group": "shop"}), 1)
+    state.table = At(replace(state.table.record, with_group={"west": "stock"}), 2)
+    (one,) = [one for one in view_of(state)["degraded"] if "group" in one["what"]]
+    assert one["what"] == "site west has no slots since pool stock of group shop has none there"
+    assert one["remedy"] == "understudy site status --pool stock"
+
+
+def test_a_cut_link_is_named_with_its_age() -> None:
+    members = [
+        {"member": "cart-1", "site": "east", "through_etcd_for": None},
+        {"member": "cart-2", "site": "west", "through_etcd_for": 3.0},
+        {"member": "cart-4", "site": "west", "through_etcd_for": 7.5},
+    ]
+    controls = {"control-1": {"members": members}, "control-2": "it does not answer", "control-3": {}}
+    (one,) = view_of(pool([ORDER, ORDER]), controls=controls)["degraded"]
+    assert one["what"].startswith(
+        "the link to site west is cut: control server control-1 reaches cart-2, cart-4 through"
+    )
+    assert one["since"] == NOW - 7.5

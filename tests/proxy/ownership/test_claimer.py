@@ -16,6 +16,7 @@ from understudy.statesync.etcd.client import EtcdClient, OutcomeUnknown
 from understudy.statesync.etcd.key_range import prefix_range
 from understudy.statesync.pool.home import Home, Role
 from understudy.statesync.pool.records import FailoverRecord
+from understudy.statesync.pool.site_records import SiteTakeOver
 from understudy.statesync.replication.sync_set import Process
 
 ALL = list(range(SLOTS))
@@ -70,6 +71,23 @@ async def test_nothing_is_claimed_on_a_side_that_was_fenced_whether_or_not_the_w
 
     assert (won.claims, bool(sent)) == ([], not heard)
     assert await pool.owner(0) is None
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_who_has_not_heard_that_etcd_was_taken_over_neither_claims_nor_takes_a_slot_back(
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch, *, heard: bool
+) -> None:
+    """It counts as saved what this etcd may lack."""
+    a = pool["a"]
+    await a.claimer.open(await a.claimer.win(a.pool.view(), [0], Cause("first owner")))
+    await pool.client.put(pool.keys.take_over, SiteTakeOver(1, "west").encode())
+    await until(lambda: a.pool.state.generation == 1, what="the watch has brought it")
+    if not heard:
+        monkeypatch.setattr(a.pool.state, "take_over", None)
+
+    assert await a.handover.read_records(0) is heard
+    won = await a.claimer.win(a.pool.view(), [1], Cause("first owner"))
+    assert [one.slot for one in won.claims] == ([1] if heard else [])
 
 
 async def test_of_two_claimants_with_the_same_view_one_wins_and_the_other_learns_who(pool: InProcessPool) -> None:

@@ -217,6 +217,22 @@ async def test_a_whole_copy_that_may_lack_writes_is_replaced_by_what_etcd_has(po
     assert {key: one.body for key, one in b.copies.replica.sessions_of(SLOT).items()} == {"k": b"kept"}
 
 
+async def test_a_session_that_was_removed_before_etcd_was_set_back_is_removed_again(pool: InProcessPool) -> None:
+    b = await left_by_a(pool)
+    version = version_of(1, 99)
+    part = Part(SLOT, 1, version, (version,), (), first=True, last=True, saved=version)
+    b.keeper.take("a", [Lead(SLOT, 1, (version,)), part], 0.0)
+    b.keeper.copies[SLOT].nothing_saved(b.copies.replica.versions(SLOT))
+
+    await opener_of(b).open([await gained(pool, copied=True)])
+
+    async def removed() -> bool:
+        return await pool.client.get(pool.keys.session(SLOT, "k")) is None
+
+    await until(removed, what="etcd does not have it any more")
+    assert (await b.call("GET", "k")).status == 404
+
+
 async def test_a_process_whose_clock_is_hours_behind_opens_nothing_before_it_has_heard_another_clock(
     pool: InProcessPool,
 ) -> None:

@@ -1,13 +1,22 @@
 """Calls that wait for a leader of etcd: given up, sent again and woken as soon as there is one."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from tests.harness.etcd import EtcdServer, running_cluster
 from tests.harness.waiting import until
-from understudy.statesync.etcd.client import EtcdClient, Get, ModRevision, OutcomeUnknown, Put
-from understudy.statesync.etcd.leader import GivenUp, LeaderReport, LeaderWatch, RaftTerms
+from understudy.statesync.etcd.client import EtcdClient, Get, ModRevision, OutcomeUnknown, Put, Unavailable
+from understudy.statesync.etcd.leader import (
+    LATE_LEAST,
+    LATE_MOST,
+    AnswerTimes,
+    GivenUp,
+    LeaderReport,
+    LeaderWatch,
+    RaftTerms,
+)
 from understudy.statesync.etcd.txn_retry import retry_txn
 
 UNHURRIED = ("100", "2000")
@@ -29,6 +38,20 @@ def test_only_a_leader_of_a_later_term_replaces_another() -> None:
     assert not terms.replaced(LeaderReport(term=5, leader=8), since=0)  # nobody knows under which term that was
 
 
+def test_a_call_is_late_sooner_where_calls_are_quick_and_an_election_changes_that_little() -> None:
+    near, far, slow = AnswerTimes(), AnswerTimes(), AnswerTimes()
+    for _ in range(200):
+        near.took(0.002)
+        far.took(0.04)
+        slow.took(0.2)
+    assert near.late == LATE_LEAST
+    assert LATE_LEAST < far.late < LATE_MOST
+    assert slow.late == LATE_MOST
+
+    near.took(30.0)
+    assert near.late == LATE_LEAST
+
+
 async def test_the_first_call_of_a_client_may_be_late_without_being_given_up() -> None:
     sights = [LeaderReport(term=2, leader=7)]
 
@@ -46,6 +69,27 @@ async def test_the_first_call_of_a_client_may_be_late_without_being_given_up() -
     with pytest.raises(GivenUp):
         await asyncio.wait_for(answer, 40)
     await watch.close()
+
+
+async def test_an_answer_of_a_later_term_gives_up_what_went_to_the_leader_before() -> None:
+    async def silent(_: int) -> LeaderReport:
+        raise Unavailable("status", "", "no answer")
+
+    watch = LeaderWatch(1, silent, lambda _: None)
+    await watch.answer(answered(term=2), led=True)
+    lost = asyncio.create_task(watch.answer(asyncio.get_running_loop().create_future(), led=True))
+    await asyncio.sleep(0)
+    await watch.answer(answered(term=3), led=True)
+    with pytest.raises(GivenUp):
+        await asyncio.wait_for(lost, 40)
+    await watch.close()
+
+
+def answered(*, term: int) -> asyncio.Future[SimpleNamespace]:
+    """A call with its answer."""
+    call = asyncio.get_running_loop().create_future()
+    call.set_result(SimpleNamespace(header=SimpleNamespace(raft_term=term)))
+    return call
 
 
 async def leader_and_follower(members: list[EtcdServer]) -> tuple[EtcdServer, EtcdServer]:

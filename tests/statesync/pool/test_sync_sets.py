@@ -18,7 +18,9 @@ from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.claims import CLAIM_MOST, claim, claim_transaction, unclaimable
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.owner_records import (
+    NO_MEMBER,
     NotInSet,
+    after_set_back,
     finish_handover,
     records_compared,
     records_written,
@@ -379,6 +381,32 @@ def test_a_slot_of_release_010_gets_a_record_with_its_next_owner_record(at: At[S
 
 
 @pytest.mark.parametrize(
+    ("sync", "living", "expected"),
+    [
+        (record(A, B, memory=False), (B,), record(A, B, epoch=1004)),
+        (record(A, B, memory=False), (C,), record(A, B, memory=False, epoch=1004)),
+        (record(A, B, former=(C,), losses=2), (), record(A, B, former=(C,), losses=2, epoch=1004)),
+        (record(B, C, epoch=3), (B,), record(A, memory=False, epoch=1004)),
+        (None, (A,), record(A, epoch=1004)),
+    ],
+    ids=["a process of the set lives", "none lives", "memory already", "a void record", "no record"],
+)
+def test_after_etcd_was_set_back_nobody_serves_by_an_old_record_or_without_what_memory_has(
+    sync: SyncRecord | None, living: Sequence[Process], expected: SyncRecord
+) -> None:
+    at = At(sync, 6) if sync is not None else None
+    owner = start_handover(OWNER, "b", cause="drain", traceparent="", now=0.0)
+    after, beside = after_set_back(owner, at, living, 1000, now=1.0)
+    assert (process_of(after), after.epoch, after.phase, after.to) == (A, 1004, Phase.STABLE, "")
+    assert beside == expected
+
+
+def test_a_slot_that_nobody_has_owned_as_far_as_etcd_knows_gets_a_new_epoch_too() -> None:
+    after, beside = after_set_back(None, None, (A,), 1000, now=1.0)
+    assert ((after.active, after.epoch), beside) == ((NO_MEMBER, 1000), None)
+
+
+@pytest.mark.parametrize(
     ("seen", "out"),
     [
         (view(owner=None), False),
@@ -419,7 +447,7 @@ def test_a_claim_transaction_fits_into_etcds_limit() -> None:
         whole=lambda _: True,
     )
     branches = claim_transaction(KEYS, claims, [Put("failover", b"")])
-    assert [len(branch) for branch in branches] == [2 * CLAIM_MOST + 1, 2 * CLAIM_MOST + 1, 2 * CLAIM_MOST]
+    assert [len(branch) for branch in branches] == [2 * CLAIM_MOST + 2, 2 * CLAIM_MOST + 1, 2 * CLAIM_MOST]
     assert max(map(len, branches)) <= 128
 
 

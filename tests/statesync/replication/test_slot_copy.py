@@ -160,3 +160,19 @@ def test_the_first_part_tells_what_is_not_saved_yet() -> None:
     copy.part(first)
     copy.part(Part(SLOT, 2, v("2.4"), (), (), first=False, last=True))
     assert (copy.have, copy.saved, copy.unsaved) == (v("2.4"), v("2.3"), [*told])
+
+
+def test_after_etcd_was_set_back_every_session_that_readers_may_see_has_to_be_saved_again() -> None:
+    copy = copy_at("2.4", shown="2.4")
+    copy.saved, copy.unsaved = v("2.3"), [Unsaved(v("2.4"), "d", b"outcome")]
+    copy.nothing_saved([(v("2.4"), "d"), (v("2.1"), "a"), (v("2.9"), "later")])
+    assert (copy.saved, copy.unsaved) == (v("2.1") - 1, [Unsaved(v("2.1"), "a"), Unsaved(v("2.4"), "d", b"outcome")])
+
+
+def test_sessions_that_an_etcd_has_again_are_removed_again() -> None:
+    copy = copy_at("2.4", shown="2.4")
+    copy.saved = v("2.4")
+    copy.nothing_saved([])
+    assert (copy.saved, copy.set_back) == (v("2.4"), True)
+    copy.removed(["gone"])
+    assert (copy.saved, copy.unsaved, copy.set_back) == (v("2.3"), [Unsaved(v("2.4"), "gone")], False)

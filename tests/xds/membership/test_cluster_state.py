@@ -6,7 +6,9 @@ from understudy.statesync.etcd.client import Event, Kv
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import NO_ETCD, Intent, Lost, Member, MemberState, Owner, Table
+from understudy.statesync.pool.site_records import PoolInGroup
 from understudy.statesync.pool.spec import PoolSpec
+from understudy.statesync.pool.spec_parts import SiteSpec
 from understudy.telemetry.tracing import names
 from understudy.telemetry.tracing.ids import trace_seed
 from understudy.xds.control.admin_views import members_view
@@ -532,3 +534,17 @@ def test_a_table_that_moves_nothing_has_no_course():
     seen = world(*ABC, orders=("ab", "bc", "ca"), owners="abc")
 
     assert handover_change(seen, seen.table, written=SECOND) is None
+
+
+@pytest.mark.parametrize(("group", "known"), [("shop", False), (None, True)])
+def test_a_pool_waits_until_it_knows_its_group(group: str | None, known: bool):
+    keys = PoolKeys("cart")
+    builder = StateBuilder(keys, FailureDetector())
+    spec = PoolSpec(pool="cart", sites={"east": SiteSpec(weight=1)}, group=group)
+    builder.apply(InformerBatch(1, (Event("put", Kv(keys.spec, spec.encode(), 1, 1, 0)),), reset=True))
+
+    assert builder.group_known is known
+    said = PoolInGroup({"east": "offline"}, {"east": 1}, ())
+    builder.group_says({"stock": said})
+    assert builder.group_known
+    assert builder.current().group == ({"stock": said} if group else {})  # type: ignore[union-attr]
