@@ -24,6 +24,7 @@ from understudy.deploy.common.options import (
     shown_option,
     tls_options,
 )
+from understudy.deploy.common.peer_option import peer_of, peer_option
 
 if TYPE_CHECKING:
     from understudy.deploy.common.options import PoolLocation
@@ -43,9 +44,16 @@ Kinds:
   site         send SIGKILL to all members of a site at once, with the control servers and etcd members there
   link         lose all packets between two sites, in both directions or in one
   site-offline take a site out of service, later bring it back: the practice of a planned switch
+  home-move    move the home to the other of two distant sites, and back
+  home-loss    send SIGKILL to everything at the home, take over at the other distant site, and move back
 
 """
-KINDS = ("kill", "freeze", "drain", "rolling", "etcd-leader", "control", "site", "link", "site-offline")
+KINDS = (
+    *("kill", "freeze", "drain", "rolling", "etcd-leader", "control", "site", "link", "site-offline"),
+    *("home-move", "home-loss"),
+)
+UNNAMED = ("drain", "link", "home-move", "home-loss")
+"""Kinds whose --command need not name its target."""
 
 
 def _address_if_given(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -72,6 +80,7 @@ def _windows(_: click.Context, parameter: click.Parameter, value: tuple[str, ...
         "understudy drill drain --member cart-2 --for 10s",
         "understudy drill site --site east --load 300",
         "understudy drill link --link east,west --direction one-way --load 300 --for 20s",
+        "UNDERSTUDY_DIR=.understudy/east understudy drill home-loss --load 100",
         "understudy drill site-offline --site east --for 10m --not 'Mon-Fri 08:00-18:00'",
         "understudy drill freeze --load 200 --repeat 5 -o json",
         "understudy drill kill --pool cart --etcd etcd:2379 --admin envoy:9901 \\",
@@ -145,6 +154,12 @@ def _windows(_: click.Context, parameter: click.Parameter, value: tuple[str, ...
     "Default: signals to the local pool.",
 )
 @click.option("--undo", default="", help="Command that undoes --command. Required for freeze and link. Default: none.")
+@peer_option(required=False)
+@click.option(
+    "--peer-url",
+    default="",
+    help="URL for clients at the other distant site (home-move, home-loss). Default: that of the local pool, or --url.",
+)
 @reason_option
 @pool_option(required=False)
 @tls_options
@@ -165,6 +180,8 @@ def drill(
     admin: str,
     command: str,
     undo: str,
+    peer: str,
+    peer_url: str,
     reason: str,
     pool: str | None,
     tls: TlsOptions | None,
@@ -185,6 +202,9 @@ def drill(
 
     _check_options(DrillKind(kind), member=member, site=site, rate=rate, url=url, command=command, undo=undo)
     _check_link(kind, link, direction, command, undo)
+    of_a_home = DrillKind(kind).of_a_home
+    if (peer_url and not of_a_home) or (of_a_home and rate is None):
+        raise click.UsageError("home-move and home-loss need --load N, and --peer-url is for them alone")
     settings = DrillSettings(
         kind=DrillKind(kind),
         member=member,
@@ -200,6 +220,8 @@ def drill(
         command=command,
         undo=undo,
         reason=reason,
+        peer=peer_of(peer, etcd) if peer and of_a_home else None,
+        peer_url=peer_url.rstrip("/"),
         tls=tls,
     )
     if window := _blocking(blocked, seconds):
@@ -233,7 +255,7 @@ def _check_options(
         raise click.UsageError(f"--site has no effect on 'drill {kind}': it is for site and site-offline")
     if command and kind == "site-offline":
         raise click.UsageError("--command has no effect on 'drill site-offline', which needs none")
-    if command and "{name}" not in command and not member and not site and kind not in ("drain", "link"):
+    if command and "{name}" not in command and not member and not site and kind not in UNNAMED:
         raise click.UsageError(
             f"--command {command!r} does not name its target, and each drill has another target: "
             "write {name} in place of the target's name, or choose one member with --member"
@@ -265,6 +287,7 @@ async def _run(settings: "DrillSettings", place: "PoolLocation") -> tuple[list["
     """The results of the finished drills, and whether Ctrl-C or SIGTERM interrupted them."""
     from understudy.deploy.common.printable import one_line
     from understudy.deploy.drill.drill import Drill
+    from understudy.deploy.drill.home import home_drill
     from understudy.deploy.inspect.query import connect
     from understudy.deploy.local.up import Interrupted, stop_signal, unless
 
@@ -277,7 +300,11 @@ async def _run(settings: "DrillSettings", place: "PoolLocation") -> tuple[list["
             if settings.repeat > 1:
                 say(f"drill {number + 1} of {settings.repeat}")
             try:
-                results.append(await unless(stopping, Drill(settings, place, client, say).run(number)))
+                if settings.kind.of_a_home:
+                    async with home_drill(settings, place, client, say) as drill:
+                        results.append(await unless(stopping, drill.run(number)))
+                else:
+                    results.append(await unless(stopping, Drill(settings, place, client, say).run(number)))
             except Interrupted:
                 say("interrupted; the fault is undone")
                 return results, True

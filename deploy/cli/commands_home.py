@@ -74,8 +74,12 @@ def _run(
     return asyncio.run(run())
 
 
-def _peer(given: str, etcd: EtcdOptions) -> _Peer | None:
-    return _Peer(*peer_of(given, etcd)) if given else None
+def _peer(given: str, etcd: EtcdOptions, place: PoolLocation) -> _Peer | None:
+    """The peer of ``--peer``, or of the local pool; None if there is none."""
+    if given:
+        return _Peer(*peer_of(given, etcd))
+    distant = place.layout.distant if place.layout is not None else None
+    return _Peer(distant.peer, EtcdSettings(distant.peer_etcd)) if distant else None
 
 
 def _need_reason(*, force: bool, reason: str) -> None:
@@ -113,9 +117,8 @@ def status(peer: str, pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """
     from understudy.deploy.mirror.status import home_view, lines_of
 
-    view = _run(
-        locate_pool(etcd, pool), _peer(peer, etcd), "home status", "", lambda pair: home_view(pair.side, pair.peer)
-    )
+    place = locate_pool(etcd, pool)
+    view = _run(place, _peer(peer, etcd, place), "home status", "", lambda pair: home_view(pair.side, pair.peer))
     show(output, view, lambda view: "\n".join(lines_of(view)))
     if view["degraded"]:
         sys.exit(1)
@@ -183,7 +186,7 @@ def unpair(reason: str, pool: str | None, etcd: EtcdOptions, output: str) -> Non
 )
 @click.option("--to", "target", required=True, metavar="SITE", help="The site that becomes the home.")
 @click.option("--force", is_flag=True, help="Move although the mirror is far behind. Needs --reason.")
-@peer_option(required=True)
+@peer_option(required=False)
 @reason_option
 @pool_option(required=False)
 @etcd_options
@@ -200,7 +203,7 @@ def move(target: str, force: bool, peer: str, reason: str, pool: str | None, etc
     _need_reason(force=force, reason=reason)
 
     async def work(pair: _Pair) -> "Moved":
-        assert pair.peer is not None and pair.peer_log is not None  # noqa: S101, PT018 - --peer is required
+        assert pair.peer is not None and pair.peer_log is not None  # noqa: S101, PT018 - checked below
         if target == pair.peer.name:
             source, sink, logs = pair.side, pair.peer, (pair.log, pair.peer_log)
         elif target == pair.side.name:
@@ -209,7 +212,11 @@ def move(target: str, force: bool, peer: str, reason: str, pool: str | None, etc
             raise DeployError(f"--to {target}: the sites are {pair.side.name} and {pair.peer.name}")
         return await Move(source, sink, logs, user_name(), _say).run(force=force)
 
-    moved = _run(locate_pool(etcd, pool), _peer(peer, etcd), "home move", reason, work)
+    place = locate_pool(etcd, pool)
+    other = _peer(peer, etcd, place)
+    if other is None:
+        raise click.UsageError("--peer is missing: both sites must be asked")
+    moved = _run(place, other, "home move", reason, work)
     show(output, _moved_view(moved), _moved_line)
 
 
@@ -254,7 +261,8 @@ def take_over(yes: bool, force: bool, peer: str, reason: str, pool: str | None, 
             return None
         return await take(pair.side, pair.peer, pair.log, user_name(), _say, force=force, estimated=loss)
 
-    moved = _run(locate_pool(etcd, pool), _peer(peer, etcd), "home take-over", reason, work)
+    place = locate_pool(etcd, pool)
+    moved = _run(place, _peer(peer, etcd, place), "home take-over", reason, work)
     if moved is None:
         _say("nothing was changed: give --yes and --reason to take over")
         sys.exit(1)

@@ -14,6 +14,8 @@ from understudy.deploy.common.options import examples, report_output_option, sho
         "kubectl apply -k manifests/overlays/trial",
         "understudy render kubernetes -f pool.yaml --out manifests --etcd https://etcd.data.svc:2379 \\",
         "    --etcd-tls-secret etcd-client --registry registry.example/shop --version 0.1.0",
+        "understudy render kubernetes -f pool.yaml --registry registry.example/shop --etcd etcd.data.svc:2379 \\",
+        "    --mirror-site east --mirror-peer west=https://etcd.west.example:2379 --mirror-peer-tls-secret west",
         "understudy render kubernetes -f cart.yaml -f desk.yaml --registry registry.example/shop \\",
         "    --app-namespace desk=support --app-port desk=9000 --autoscale keda",
     )
@@ -97,6 +99,22 @@ from understudy.deploy.common.options import examples, report_output_option, sho
     "pod and Prometheus read there. Default: none, whoever the network policies let in may read.",
 )
 @click.option(
+    "--mirror-site",
+    default="",
+    help="Name of this site, if the pools have a mirror on a distant site, or are one. Default: no mirror.",
+)
+@click.option(
+    "--mirror-peer",
+    default="",
+    metavar="SITE=URL,...",
+    help="The other site, and the URLs of its etcd. Default: none.",
+)
+@click.option(
+    "--mirror-peer-tls-secret",
+    default="",
+    help="Secret with ca.crt, tls.crt and tls.key for etcd of the other site. Default: no TLS.",
+)
+@click.option(
     "--autoscale",
     type=click.Choice(["hpa", "keda"]),
     help="Write autoscalers of the members that follow understudy_wanted_members: HorizontalPodAutoscaler (needs an "
@@ -142,6 +160,9 @@ def kubernetes(
     front_drain: str,
     front_tls_secrets: tuple[str, ...],
     rights_secret: str,
+    mirror_site: str,
+    mirror_peer: str,
+    mirror_peer_tls_secret: str,
     autoscale: str | None,
     autoscale_max: int,
     autoscale_target: tuple[str, ...],
@@ -167,6 +188,7 @@ def kubernetes(
         make_pools,
         parse_certificates,
         parse_etcd,
+        parse_mirror,
     )
     from understudy.statesync.pool.spec_reader import load_spec
     from understudy.telemetry.tracing.setup import service_version
@@ -189,6 +211,7 @@ def kubernetes(
         cluster_domain=cluster_domain,
         etcd=parse_etcd(etcd, etcd_tls_secret, etcd_login_secret),
         certificates=parse_certificates(certificates),
+        mirror=parse_mirror(mirror_site, mirror_peer, mirror_peer_tls_secret),
     )
     content = files(plan)
     write(content, out)

@@ -67,6 +67,7 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
         "understudy up --members 2 --app 'python shop.py' --listen 127.0.0.1:9000",
         "understudy up --members 4 --sites east,west",
         "understudy up --members 4 --sites east,west --links --etcds 3 --controls 2",
+        "understudy up --members 2 --distant east,west",
         "understudy up -f cart.yaml -f desk.yaml",
         "understudy up --members 6 --zones a,b,c",
     )
@@ -109,6 +110,13 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
     "--links",
     is_flag=True,
     help="Give each site a network of its own, for 'understudy drill link'. Needs root, ip and iptables.",
+)
+@click.option(
+    "--distant",
+    callback=domain_names,
+    metavar="HOME,MIRROR",
+    help="Run two distant sites: on each a whole pool with an etcd of its own, and a mirror. The first site is the "
+    "home at first. Default: one site.",
 )
 @click.option(
     "--zones",
@@ -159,6 +167,7 @@ def up(
     otlp_http: bool,
     sites: tuple[str, ...],
     links: bool,
+    distant: tuple[str, ...],
     zones: tuple[str, ...],
     hosts: tuple[str, ...],
     app_versions: tuple[str, ...],
@@ -171,14 +180,18 @@ def up(
     With several specs all pools have the same control servers and one front Envoy, which serves each pool at the
     'front' of its spec, or at a free port. --members, --app and --sites are for each of them.
 
+    With --distant each site has a directory of its own in the state directory. Commands for a site need its name:
+    UNDERSTUDY_DIR=.understudy/east understudy home status.
+
     A process that ends is started again. Sessions stay in the state directory and are there at the next start.
     """
     from understudy.deploy.local.local_layout import LocalSettings
-    from understudy.deploy.local.up import run_up
+    from understudy.deploy.local.up import run_distant, run_up
     from understudy.statesync.pool.spec import PoolSpec
     from understudy.statesync.pool.spec_reader import load_spec, parse_spec
 
     _check_links(sites, files, links=links)
+    _check_distant(distant, sites, files, links=links)
     wanted: list[PoolSpec] = [load_spec(file) for file in files] or [parse_spec(f"pool: {pool}", where="--pool")]
     settings = LocalSettings(
         directory=directory,
@@ -200,7 +213,19 @@ def up(
         hosts=hosts,
         app_versions=app_versions,
     )
+    if distant:
+        raise SystemExit(asyncio.run(run_distant(settings, (distant[0], distant[1]))))
     raise SystemExit(asyncio.run(run_up(settings)))
+
+
+def _check_distant(distant: tuple[str, ...], sites: tuple[str, ...], files: tuple[Path, ...], *, links: bool) -> None:
+    """Raise ``click.UsageError`` for options that do not go together with distant sites."""
+    if distant and (len(distant) != 2 or distant[0] == distant[1]):
+        raise click.UsageError(f"--distant names two sites, such as east,west, and not {','.join(distant)!r}")
+    if distant and (sites or links):
+        raise click.UsageError("--distant gives each site an etcd of its own; --sites and --links share one: choose")
+    if distant and len(files) > 1:
+        raise click.UsageError("--distant is for one pool: give one --file")
 
 
 def _check_links(sites: tuple[str, ...], files: tuple[Path, ...], *, links: bool) -> None:

@@ -17,6 +17,8 @@ from understudy.statesync.parsing.stored import made_of, read_object
 STATE_DIRECTORY = ".understudy"
 LAYOUT_FILE = "local.json"
 PROCESSES_FILE = "processes.json"
+HELD_FILE = "held"
+"""While it has the id of a living process, the processes of the pool that end are not started again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,21 @@ class SiteNetwork:
 
 
 @dataclass(frozen=True, slots=True)
+class DistantSite:
+    """The site of a local pool that has a mirror on another site, or is one, and that other site, its ``peer``.
+
+    ``metrics``: where ``understudy mirror`` of this site has its metrics. ``peer_etcd`` has client URLs, and
+    ``peer_directory`` is the state directory of the peer.
+    """
+
+    site: str
+    metrics: str
+    peer: str
+    peer_etcd: tuple[str, ...]
+    peer_directory: str
+
+
+@dataclass(frozen=True, slots=True)
 class PoolAddresses:
     """A further pool: where clients reach it at the front Envoy, and its members."""
 
@@ -87,7 +104,7 @@ class Layout:
 
     ``beside``: the other pools that run with it. ``etcd_sites``: where each etcd member would run, '' for no site.
     ``site_fronts``: the front Envoys of the other sites, in a pool whose spec has ``sites``. ``networks``: those of
-    ``up --links``.
+    ``up --links``. ``distant``: in a pool of ``up --distant``.
     """
 
     pool: str
@@ -101,6 +118,7 @@ class Layout:
     etcd_sites: tuple[str, ...] = ()
     site_fronts: tuple[FrontAddresses, ...] = ()
     networks: tuple[SiteNetwork, ...] = ()
+    distant: DistantSite | None = None
 
     def of(self, pool: str) -> "Layout | None":
         """The layout of one of the pools; None if ``pool`` does not run here."""
@@ -133,6 +151,7 @@ class Layout:
                 "members": _members(raw),
                 "site_fronts": tuple(made_of(FrontAddresses, one) for one in fronts),
                 "networks": tuple(made_of(SiteNetwork, one) for one in networks),
+                "distant": made_of(DistantSite, raw["distant"]) if raw.get("distant") else None,
                 "beside": tuple(made_of(PoolAddresses, {**one, "members": _members(one)}) for one in beside),
             },
         )
@@ -189,6 +208,21 @@ def read_layout(directory: Path) -> Layout | None:
         return Layout.decode((directory / LAYOUT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def distant_layouts(directory: Path) -> list[Layout]:
+    """The layouts of the two pools of ``up --distant`` in ``directory``; empty if none run there."""
+    found = [read_layout(file.parent) for file in sorted(directory.glob(f"*/{LAYOUT_FILE}"))]
+    return [layout for layout in found if layout is not None and layout.distant is not None]
+
+
+def is_held(directory: Path) -> bool:
+    """Whether a drill that still runs keeps the processes of the pool in ``directory`` from being started again."""
+    try:
+        pid = int((directory / HELD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return Path(f"/proc/{pid}").exists()
 
 
 def read_processes(directory: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ import msgspec
 
 from understudy.deploy.common.completion import complete_pool
 from understudy.deploy.common.errors import DeployError
-from understudy.deploy.common.layout import Layout, read_layout, state_directory
+from understudy.deploy.common.layout import Layout, distant_layouts, read_layout, state_directory
 from understudy.deploy.common.printable import printable_view, say
 from understudy.statesync.etcd.settings import DEFAULT_ENDPOINT, EtcdSettings
 from understudy.statesync.pool.addresses import split_address
@@ -327,6 +327,11 @@ def locate_pool(etcd: EtcdOptions, pool: str | None) -> PoolLocation:
     directory = state_directory(os.environ)
     layout = read_layout(directory)
     if pool is None and layout is None:
+        if sides := [one.distant.site for one in distant_layouts(directory) if one.distant]:
+            raise DeployError(
+                f"two distant sites run from this directory, {' and '.join(sides)}: choose one with "
+                f"UNDERSTUDY_DIR={directory / sides[0]}"
+            )
         raise DeployError(
             f"no local pool runs from this directory (there is no {directory}/local.json): "
             "start one with 'understudy up', or name another pool with --etcd and --pool"

@@ -21,7 +21,7 @@ def peer_option(*, required: bool) -> Callable[[F], F]:
         metavar="SITE=HOST:PORT,...",
         envvar="UNDERSTUDY_PEER",
         help="The other site and its etcd. SITE=FILE.yaml: with certificates and a login of its own."
-        + ("" if required else " Default: it is not asked."),
+        + ("" if required else " Default: that of the local pool; else it is not asked."),
     )
 
 

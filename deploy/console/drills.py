@@ -26,6 +26,8 @@ _BY_HAND = (
     ("etcd-leader", "kills the leader of etcd"),
     ("site", "kills all of a site at once"),
     ("link", "loses all packets between two sites"),
+    ("home-move", "moves the home to the other of two distant sites, and back"),
+    ("home-loss", "kills the home of two distant sites, takes over at the other one, and moves back"),
     ("site-offline", "takes a site out of service, and brings it back"),
 )
 

@@ -16,9 +16,11 @@ from typing import Any
 
 import msgspec
 
+from understudy.deploy.common.errors import DeployError
 from understudy.deploy.console.changes import changes
 from understudy.deploy.console.frame import Frame, Surroundings, frame_of
 from understudy.deploy.console.headroom import headroom_of
+from understudy.deploy.console.home import NO_HOME, home_shown
 from understudy.deploy.console.pace import REFRESH_SECONDS, Pace
 from understudy.deploy.console.subscribers import StreamEvent, Subscriber, encoded
 from understudy.deploy.console.traffic import Traffic, added, recent_rate
@@ -27,6 +29,9 @@ from understudy.deploy.inspect.envoys import read_envoys
 from understudy.deploy.inspect.fronts import read_fronts
 from understudy.deploy.inspect.member_views import heard_by
 from understudy.deploy.inspect.warnings import reported_warnings
+from understudy.deploy.mirror.records import Side
+from understudy.deploy.mirror.status import home_view
+from understudy.statesync.etcd.errors import EtcdError
 from understudy.statesync.etcd.informer import OUTAGE_AFTER, Informer, InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.state import PoolState
@@ -133,12 +138,24 @@ class PoolFeed:
         self._around = msgspec.structs.replace(
             self._around,
             headroom=room,
+            home=await self._home(),
             load=tuple(member_load_view(name, one) for name, one in load.members.items()),
             envoys=envoys,
             fronts=fronts,
             warnings=tuple(warnings),
             per_second=recent_rate(self.traffic),
         )
+
+    async def _home(self) -> dict[str, str]:
+        """The home of a pool on two distant sites, by the etcd of this one."""
+        state = self.service.controller.state_builder.state
+        if state.home is None:
+            return NO_HOME
+        side = Side(state.home.record.site, self.service.etcd.client, state.keys)
+        try:
+            return home_shown(await home_view(side, None))
+        except (EtcdError, DeployError) as error:
+            return {**NO_HOME, "role": "unknown", "trouble": str(error)}
 
     def _on_batch(self, batch: InformerBatch) -> None:
         self._state.apply(batch)

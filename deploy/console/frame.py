@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from understudy.deploy.console.home import NO_HOME
 from understudy.deploy.console.marks import UNKNOWN, Mark, marks_of, natural
 from understudy.deploy.console.plans import last_plan
 from understudy.deploy.console.problems import Problem, problems_of
@@ -49,6 +50,7 @@ class Surroundings(msgspec.Struct, frozen=True):
         warnings: more warnings, such as those of front Envoys.
         per_second: requests a second of late (``traffic.recent_rate``); None: not known.
         waits_for: why the rebalance that this control server carries out does not go on; '' while it does.
+        home: the home of a pool on two distant sites (``home.py``).
         drill: the newest drill that was started at this control server (``drill_runs.py``).
         load: what members report of their load (``understudy.deploy.inspect.load``).
         headroom: whether the pool can carry its load without one member, in a sentence; '' if it was not asked for yet.
@@ -63,6 +65,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     headroom: str = ""
     per_second: float | None = None
     waits_for: str = ""
+    home: View = msgspec.field(default_factory=lambda: NO_HOME)
     drill: View = msgspec.field(default_factory=dict)
 
 
@@ -109,6 +112,7 @@ def frame_of(state: PoolState, revision: int, now: float, around: Surroundings |
         {
             **_overview(status, problems, failovers, members),
             "headroom": around.headroom,
+            "home": around.home,
             "per_second": around.per_second,
             "versions": [{**row, "told": sessions_text(row)} for row in status["versions"]],
             "plan": last_plan(state, around.waits_for),

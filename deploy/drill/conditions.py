@@ -31,7 +31,14 @@ class DrillKind(StrEnum):
     CONTROL = "control"
     SITE = "site"
     LINK = "link"
+    HOME_MOVE = "home-move"
+    HOME_LOSS = "home-loss"
     SITE_OFFLINE = "site-offline"
+
+    @property
+    def of_a_home(self) -> bool:
+        """Whether it is about the home of a pool on two distant sites."""
+        return self in (DrillKind.HOME_MOVE, DrillKind.HOME_LOSS)
 
     @property
     def of_a_member(self) -> bool:
@@ -215,6 +222,21 @@ class ClientView:
         """The value for the objective: the p99 of the gaps, else of the waits, else the duration from the trace."""
         measured = self.gap or (self.wait if self.judge_waits else None)
         return measured[1] if measured else self.took_ms
+
+
+@dataclass(frozen=True, slots=True)
+class HomeFigures:
+    """What a drill of the home measured. Times in seconds.
+
+    ``lag``: how late the mirror was before. ``without_home``: for how long no side was the home, at each change.
+    Of a loss: ``estimated`` writes would be lost at most, as ``home status`` said just before it; ``counted`` were in
+    the tail of the old home.
+    """
+
+    lag: float
+    without_home: tuple[float, ...]
+    estimated: int | None = None
+    counted: int | None = None
 
 
 def durability_of(state: PoolState) -> str:

@@ -100,12 +100,12 @@ class Drill:
     def _choose_injector(self) -> FaultInjector:
         settings, place = self._settings, self._place
         if settings.command:
-            if settings.kind in (DrillKind.FREEZE, DrillKind.LINK) and not settings.undo:
+            if settings.kind in (DrillKind.FREEZE, DrillKind.LINK, DrillKind.HOME_LOSS) and not settings.undo:
                 raise DeployError(f"drill {settings.kind} with --command also needs --undo, the command that undoes it")
             return CommandInjector(settings.command, settings.undo)
         if place.layout is not None:
             return LocalInjector(place.directory, place.layout)
-        if settings.kind in (DrillKind.DRAIN, DrillKind.SITE_OFFLINE):
+        if settings.kind in (DrillKind.DRAIN, DrillKind.SITE_OFFLINE, DrillKind.HOME_MOVE):
             return CommandInjector("")
         raise DeployError(
             f"pool {place.pool} was not started by 'understudy up' from this directory: give the command that injects "

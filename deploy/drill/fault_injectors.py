@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from understudy.deploy.common.errors import DeployError
-from understudy.deploy.common.layout import Layout, read_processes
+from understudy.deploy.common.layout import HELD_FILE, Layout, read_processes
 from understudy.deploy.local.site_networks import inside
 
 COMMAND_TIMEOUT = 120.0
@@ -29,6 +29,9 @@ class FaultInjector(Protocol):
 
     async def kill_site(self, site: str, members: Sequence[str]) -> None:
         """Kill all of a site at once: its members, and what else runs there. A supervisor starts it again."""
+
+    async def kill_home(self, site: str) -> None:
+        """Kill everything of a distant site, and keep it down until :meth:`undo`."""
 
     async def freeze(self, name: str) -> None:
         """Freeze it until :meth:`undo`."""
@@ -51,6 +54,7 @@ class LocalInjector:
         self._layout = layout
         self._frozen: list[int] = []
         self._cuts: list[list[str]] = []
+        self._held: Path | None = None
 
     async def kill(self, name: str) -> None:
         """Send SIGKILL to all its processes."""
@@ -62,6 +66,14 @@ class LocalInjector:
         names = [*members, *(control.name for control in layout.controls if control.site == site)]
         names += [url for url, where in zip(layout.etcd, layout.etcd_sites, strict=False) if where == site]
         self._signal([pid for name in names for pid in self._pids(name)], signal.SIGKILL)
+
+    async def kill_home(self, site: str) -> None:  # noqa: ARG002 - a site is a pool of its own here
+        """Send SIGKILL to all processes of the pool. Its supervisor does not start them again while this one lives."""
+        rows = read_processes(self._directory)
+        pids = [pid for row in rows for pid in self._pids(row["name"])]
+        self._held = self._directory / HELD_FILE
+        self._held.write_text(str(os.getpid()), encoding="utf-8")
+        self._signal(pids, signal.SIGKILL)
 
     async def freeze(self, name: str) -> None:
         """Send SIGSTOP to all its processes."""
@@ -91,7 +103,9 @@ class LocalInjector:
         self._signal(self._pids(name), signal.SIGTERM)
 
     async def undo(self) -> None:
-        """Send SIGCONT to all frozen processes, and mend all cuts."""
+        """Send SIGCONT to all frozen processes, mend all cuts, and let what was killed start again."""
+        if self._held is not None:
+            self._held.unlink(missing_ok=True)
         while self._cuts:
             await run_command(self._cuts[-1])
             self._cuts.pop()
@@ -143,6 +157,10 @@ class CommandInjector:
 
     async def kill_site(self, site: str, members: Sequence[str]) -> None:  # noqa: ARG002 - the command knows them
         """Run the command once, for the site."""
+        await self.kill(site)
+
+    async def kill_home(self, site: str) -> None:
+        """Run the command for the site."""
         await self.kill(site)
 
     async def freeze(self, name: str) -> None:

@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol
 
 from understudy.deploy.common.errors import DeployError
@@ -86,6 +87,26 @@ class LoadMeasure:
         history = [op for load in self._loads for op in load.history]
         return len(history), sum(not op.succeeded for op in history)
 
+    def send_to(self, url: str) -> None:
+        """From now on the requests go to another front Envoy."""
+        for load in self._loads:
+            if isinstance(load, Load):
+                load.url = url
+
+    def unanswered(self, since: float) -> int:
+        """How many sessions have had no successful answer to a request that they made since that moment."""
+        return sum(
+            len(load.shoppers) - len({op.session for op in load.history if op.succeeded and op.started >= since})
+            for load in self._loads
+            if isinstance(load, Load)
+        )
+
+    def silences(self, began: float, ended: float) -> tuple[float, float, float] | None:
+        """The longest times without an answer of each session between two moments: p50, p99 and max in ms."""
+        history = [op for load in self._loads for op in load.history]
+        each = longest_silences(history, began, ended, max(load.pacing for load in self._loads))
+        return (percentile(each, 0.5), percentile(each, 0.99), max(each)) if each else None
+
     async def finish(self, fault: InjectedFault) -> ClientView:
         """Stop the requests, read every session once more, and check the history."""
         await asyncio.gather(*(load.stop() for load in self._loads))
@@ -104,6 +125,23 @@ class LoadMeasure:
             await load.close()
 
 
+def longest_silences(history: Sequence[Op], began: float, ended: float, pacing: float) -> list[float]:
+    """For each session its longest time without a successful answer that is partly between two moments. Pure.
+
+    In ms, minus ``pacing``, the normal seconds between two requests of one session.
+    """
+    answers: dict[str, list[float]] = defaultdict(list)
+    for op in history:
+        if op.succeeded and op.kind != "check":
+            answers[op.session].append(op.ended)
+    found = []
+    for times in map(sorted, answers.values()):
+        gaps = [after - before for before, after in pairwise(times) if after >= began and before <= ended]
+        if gaps:
+            found.append(max(0.0, max(gaps) - pacing) * 1000)
+    return found
+
+
 def client_view(result: HistoryReport, history: Sequence[Op], fault: InjectedFault) -> ClientView:
     """The result of a load as the clients' view of a drill. Pure."""
     waits: dict[str, float] = defaultdict(float)
@@ -118,8 +156,8 @@ def client_view(result: HistoryReport, history: Sequence[Op], fault: InjectedFau
         wait=(percentile(each, 0.5), percentile(each, 0.99), max(each)) if each else None,
         touched=result.sessions_touched if fault.kind.of_a_member or fault.members else None,
         lost_writes=result.lost_writes,
-        # In a rolling restart every session moves; needless moves cannot be told from others.
-        needless_moves=None if fault.kind is DrillKind.ROLLING else result.moved_needlessly,
+        # In a rolling restart and with a home every session moves; needless moves cannot be told from others.
+        needless_moves=None if fault.kind is DrillKind.ROLLING or fault.kind.of_a_home else result.moved_needlessly,
         failures=result.failures[:5],
     )
 

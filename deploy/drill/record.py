@@ -54,7 +54,7 @@ class DrillRecorder:
         """The failover records that are newer than ``before`` and about ``names``, oldest first."""
         known = {at.record.trace for at in before.failovers.values()}
         new = [at.record for at in self._state.failovers.values() if at.record.trace not in known]
-        every = self._kind is DrillKind.ROLLING
+        every = self._kind is DrillKind.ROLLING or self._kind.of_a_home
         mine = [part for part in new if every or part.source in names or part.to in names]
         return sorted(mine, key=lambda part: part.started)
 

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from understudy.deploy.drill.conditions import DrillKind
+from understudy.deploy.drill.conditions import DrillKind, HomeFigures
 from understudy.deploy.drill.settings import DrillResult
 
 
@@ -32,6 +32,7 @@ def view_of(pool: str, results: Sequence[DrillResult]) -> dict[str, Any]:
                 "moved_needlessly": result.seen.needless_moves,
                 "second_writers": result.seen.second_writers,
                 "slots_taken_from": dict(result.taken),
+                "home": _home_view(result.home),
                 "takeover_ms": None if result.seen.took_ms is None else round(result.seen.took_ms, 1),
                 "missed": list(result.missed),
                 "outcome": result.outcome,
@@ -66,6 +67,8 @@ def drill_table(view: dict[str, Any]) -> RenderableType:
         parts += [Text(f"{name} failed {text}", style="red") for text in row["failures"]]
         if row["kind"] == DrillKind.LINK:
             parts.append(Text(_link_line(row)))
+        if row["home"]:
+            parts.append(Text(_home_line(row)))
         if row["outcome"]:
             well = row["outcome"] == "SUCCEEDED"
             parts.append(Text(f"{name}: {row['outcome']}", style="bold green" if well else "bold red"))
@@ -75,6 +78,30 @@ def drill_table(view: dict[str, Any]) -> RenderableType:
     parts.append(Text("gap and wait: p50/p99/max over sessions; -: not measured", style="dim"))
     parts.append(Text(summary, style="bold green" if view["ok"] else "bold red"))
     return Group(*parts)
+
+
+def _home_view(home: HomeFigures | None) -> dict[str, Any] | None:
+    if home is None:
+        return None
+    return {
+        "mirror_lag_ms": round(home.lag * 1000, 1),
+        "without_home_seconds": [round(seconds, 2) for seconds in home.without_home],
+        "estimated_lost_writes": home.estimated,
+        "counted_lost_writes": home.counted,
+    }
+
+
+def _home_line(row: dict[str, Any]) -> str:
+    """How long no side was the home, and what was lost."""
+    home = row["home"]
+    times = " and ".join(f"{seconds:g} s" for seconds in home["without_home_seconds"])
+    line = f"{row['kind']} {row['name']}: no side was the home for {times}; "
+    line += f"the mirror was {home['mirror_lag_ms']:g} ms behind before"
+    if home["estimated_lost_writes"] is None:
+        return line
+    counted = home["counted_lost_writes"]
+    found = "not counted" if counted is None else f"{counted} counted afterwards"
+    return f"{line}; lost: at most {home['estimated_lost_writes']} expected, {found}"
 
 
 def _link_line(row: dict[str, Any]) -> str:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from understudy.deploy.common.options import TlsOptions
-from understudy.deploy.drill.conditions import ClientView, DrillKind
+from understudy.deploy.drill.conditions import ClientView, DrillKind, HomeFigures
 from understudy.deploy.drill.link import ONE_WAY
+from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.pool.practice import PRACTISED_EVERY, Outcome
 
 
@@ -14,7 +15,8 @@ from understudy.statesync.pool.practice import PRACTISED_EVERY, Outcome
 class DrillSettings:
     """The options of a drill. ``rate`` 0: measure the pool's real clients. ``seconds`` is the duration of the fault.
 
-    ``every``: how often, in seconds, a practice is meant to run.
+    ``every``: how often, in seconds, a practice is meant to run. ``peer``: the other of two distant sites with its
+    etcd, and ``peer_url`` its front Envoy.
     """
 
     kind: DrillKind
@@ -31,6 +33,8 @@ class DrillSettings:
     undo: str = ""
     reason: str = ""
     every: float = PRACTISED_EVERY
+    peer: tuple[str, EtcdSettings] | None = None
+    peer_url: str = ""
     tls: TlsOptions | None = None
 
     @property
@@ -50,8 +54,9 @@ class DrillSettings:
             words += ["--link", name, *(["--direction", ONE_WAY] if self.one_way else [])]
         words += ["--load", str(self.rate)] if self.rate else []
         words += ["--for", f"{self.seconds:g}s"] if self.kind is not DrillKind.ROLLING else []
-        for option in ("url", "admin", "command", "undo"):
-            words += [f"--{option}", option.upper()] if getattr(self, option) else []
+        words += ["--peer", "PEER"] if self.peer else []
+        for option in ("url", "peer_url", "admin", "command", "undo"):
+            words += [f"--{option.replace('_', '-')}", option.upper()] if getattr(self, option) else []
         return shlex.join([*words, "--pool", pool])
 
 
@@ -60,6 +65,7 @@ class DrillResult:
     """One drill. ``name`` is the target, ``traces`` are those of the failovers that it caused, ``at`` is wall time.
 
     ``taken``: the number of slots that each site lost by a cut link. ``outcome`` and ``why`` are those of a practice.
+    ``home``: of a drill of the home.
     """
 
     kind: DrillKind
@@ -72,3 +78,4 @@ class DrillResult:
     taken: Mapping[str, int] = field(default_factory=dict)
     outcome: Outcome | None = None
     why: str = ""
+    home: HomeFigures | None = None

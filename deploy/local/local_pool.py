@@ -110,6 +110,10 @@ class LocalPool:
         """The client URLs of etcd."""
         return self.layout.etcd
 
+    def free_address(self) -> str:
+        """A free address for a further process of this pool."""
+        return self._ports.pick()
+
     def member_processes(self, member: str) -> tuple[str, str]:
         """The names of the two processes of a member."""
         return f"{member}{APP_SUFFIX}", f"{member}/sidecar"
@@ -126,13 +130,18 @@ class LocalPool:
             write_atomically(self.settings.directory / ETCD_PEERS_FILE, json.dumps(self.layout.etcd_peers))
         await self.processes.start(*first)
         async with EtcdClient(self.layout.etcd) as client:
-            for spec in self.settings.specs:
-                await apply_spec(client, spec, this_operator("up", EtcdSettings(self.layout.etcd)))
+            await self.apply_specs(client)
         self._say("starting control server, members and front Envoy ...")
-        self.processes.launch(*rest)
+        running = {process.name for process in self.processes.all}
+        self.processes.launch(*(program for program in rest if program.name not in running))
         app_timeout = self.settings.app_timeout if self.settings.app else START_TIMEOUT
         await all_ready(self.processes, [program.name for program in rest], self._say, app_timeout=app_timeout)
         write_atomically(self.settings.directory / LAYOUT_FILE, self.layout.encode())
+
+    async def apply_specs(self, client: EtcdClient) -> None:
+        """Apply the specs, once etcd answers and before anything else starts."""
+        for spec in self.settings.specs:
+            await apply_spec(client, spec, this_operator("up", EtcdSettings(self.layout.etcd)))
 
     def _write_processes(self) -> None:
         write_atomically(self.settings.directory / PROCESSES_FILE, as_json_text(self.processes.all))

@@ -23,7 +23,7 @@ from understudy.deploy.local.local_layout import LocalSettings
 from understudy.deploy.local.processes import Program
 from understudy.deploy.local.several_pools import layouts_of
 from understudy.deploy.local.starting import APP_SUFFIX
-from understudy.statesync.etcd.settings import EtcdSettings
+from understudy.statesync.etcd.settings import EtcdSettings, address_of
 
 ETCD_QUOTA_BYTES = 2 * 1024**3
 COMPACTION = "5m"
@@ -32,6 +32,8 @@ HEARTBEATS = 10
 _STAGE_ETCD, _STAGE_CONTROL, _STAGE_MEMBERS, _STAGE_FRONT = range(4)
 _PYTHON = (sys.executable, "-P", "-m")  # -P: nothing is imported from the current directory
 _PROGRAM = (*_PYTHON, "understudy.deploy.cli")
+MIRROR = "mirror"
+"""The name of the process ``understudy mirror``."""
 EXAMPLE_APP = (*_PYTHON, "understudy.deploy.examples.cart")
 TCP_EXAMPLE_APP = (*_PYTHON, "understudy.deploy.examples.notebook")
 
@@ -46,7 +48,7 @@ def programs(settings: LocalSettings, layout: Layout, etcd_binary: str) -> list[
         for place in own.members:
             found += _member_programs(replace(settings, spec=spec, more=()), own, place, directory)
     found += [_front_program(settings, layout, front, directory) for front in (layout.front, *layout.site_fronts)]
-    return found
+    return [*found, mirror_program(settings, layout)] if layout.distant else found
 
 
 def _etcd_program(layout: Layout, number: int, directory: Path, binary: str, election_ms: int) -> Program:
@@ -163,6 +165,25 @@ def _front_program(settings: LocalSettings, layout: Layout, front: FrontAddresse
         stage=_STAGE_FRONT,
         health=f"http://{front.admin}/ready",
         grace=8.0,
+    )
+
+
+def mirror_program(settings: LocalSettings, layout: Layout) -> Program:
+    """``understudy mirror`` of one of two distant sites."""
+    directory, distant = settings.directory.resolve(), layout.distant
+    if distant is None:
+        raise ValueError("the pool has no peer")
+    return Program(
+        name=MIRROR,
+        command=_understudy(
+            settings,
+            *("mirror", "--site", distant.site, "--pool", layout.pool, "--etcd", ",".join(layout.etcd)),
+            *("--peer", f"{distant.peer}={','.join(map(address_of, distant.peer_etcd))}"),
+            *("--tails", str(directory), "--metrics", distant.metrics),
+        ),
+        log=directory / "logs" / f"{MIRROR}.log",
+        stage=_STAGE_CONTROL,
+        health=f"http://{distant.metrics}/metrics",
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,8 +90,17 @@ def failover_line(row: Mapping[str, Any]) -> str:
 
 def display(*nows: Now) -> RenderableType:
     """The whole display, of one pool or several. A low terminal cuts off the end, so the processes come last."""
-    processes = {process["name"]: process for now in nows for process in now.processes}
+    processes = {name: {**process, "name": name} for now in nows for name, process in _named_processes(now)}
     return Group(*map(_pool_display, nows), processes_table(list(processes.values())))
+
+
+def _named_processes(now: Now) -> list[tuple[str, Mapping[str, Any]]]:
+    """The processes by their names, which have the site in front where two sites have processes of the same names."""
+    return [(f"{_site(now)}{process['name']}", process) for process in now.processes]
+
+
+def _site(now: Now) -> str:
+    return f"{now.layout.distant.site}: " if now.layout.distant else ""
 
 
 def _pool_display(now: Now) -> RenderableType:
@@ -106,7 +116,7 @@ def _pool_display(now: Now) -> RenderableType:
         for row in now.failovers
     ]
     return Group(
-        Text(state_line(now), style="bold"),
+        Text(f"{_site(now)}{state_line(now)}", style="bold"),
         members_table(now.view["members"]),
         *failovers,
         things_to_try(now),
@@ -164,6 +174,26 @@ def things_to_try(now: Now) -> RenderableType:
     return table
 
 
+def distant_things(layouts: Sequence[Layout], *, example: bool) -> RenderableType:
+    """Commands to try with two distant sites, for copying; the first site is the home at the first start."""
+    one, other = layouts
+    if one.distant is None or other.distant is None:
+        raise ValueError("these pools have no peers")
+    use = f"curl -i -X POST {one.front_url}/cart" if example else f"curl -i {one.front_url}/"
+    here = f"UNDERSTUDY_DIR={shlex.quote(other.distant.peer_directory)}"
+    lines = [
+        ("see both sites", f"{here} understudy home status"),
+        ("move the home", f"{here} understudy home move --to {other.distant.site}"),
+        ("practise a move", f"{here} understudy drill home-move --load 100"),
+        ("lose the home", f"{here} understudy drill home-loss --load 100"),
+        (f"use it while {one.distant.site} is the home", use),
+    ]
+    table = Table(box=None, pad_edge=False, show_header=False, title="Things to try", title_justify="left")
+    for what, command in lines:
+        table.add_row(what, Text(command, style="cyan", overflow="fold"))
+    return table
+
+
 def addresses(layout: Layout, specs: Sequence[PoolSpec]) -> RenderableType:
     """The addresses of all processes of the pools with these specs."""
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -178,6 +208,8 @@ def addresses(layout: Layout, specs: Sequence[PoolSpec]) -> RenderableType:
     for front in (layout.front, *layout.site_fronts):
         of = f" of {front.site}" if front.site else ""
         table.add_row(f"front Envoy admin{of}", f"http://{front.admin}")
+    if layout.distant:
+        table.add_row("metrics of the mirror", f"http://{layout.distant.metrics}/metrics")
     for control in layout.controls:
         otlp = f", http://{control.otlp_http} (OTLP/HTTP)" if control.otlp_http else ""
         table.add_row(control.name, f"http://{control.http} (admin), {control.grpc} (xDS and OTLP){otlp}")

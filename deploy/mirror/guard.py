@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 
+import msgspec
 from msgspec.structs import replace
 
 from understudy.deploy.mirror.records import Side, set_home, take_slots, unsaved_slots
@@ -21,6 +22,7 @@ from understudy.statesync.pool.home import (
     CONFIRM_WITHIN,
     UNKNOWN,
     Home,
+    Mirrored,
     Role,
     Tail,
     may_beat,
@@ -38,7 +40,7 @@ SAVED_TIMEOUT = 3.0
 class Guard:
     """Keeps a home confirmed; one per process. ``log`` makes the audit log of an act with its reason.
 
-    ``trouble`` says why this side is not confirmed now, '' if it is.
+    ``trouble`` says why this side is not confirmed now, '' if it is. ``both``: the peer says that it is the home too.
     """
 
     def __init__(self, side: Side, peer: Side, log: Callable[[str], OperatorLog], boot: str) -> None:
@@ -50,6 +52,14 @@ class Guard:
         self._seen: At[Home] | None = None
         self._cut_off_until = self._heard_at = time.monotonic()
         self.trouble = ""
+        self.both = False
+        self._mirrored: Mirrored | None = None
+        self._confirmed_at = time.monotonic()
+
+    @property
+    def unconfirmed_seconds(self) -> float:
+        """Seconds since this side was last confirmed as the home, or since it became it, or since the start."""
+        return time.monotonic() - self._confirmed_at
 
     async def look(self, at: At[Home]) -> None:
         """Once a second while this side is the home, by its record ``at``. Raises ``EtcdError`` of this side's etcd."""
@@ -57,10 +67,13 @@ class Guard:
         if now - self._heard_at > CONFIRM_WITHIN:
             self._cut_off_until = now
         self._heard_at = now
+        if self._seen is None or self._seen.record.term != at.record.term:
+            self._confirmed_at = now
         if self._seen is not None and self._seen.revision != at.revision:
             self._asked_at = now  # an operator has changed the record just now
         self._seen = at
         peer = await self._ask()
+        self.both = peer is not None and peer.record.role is Role.HOME
         if peer is not None and outranked(at.record, peer.record):
             await self.fence(at, peer.record)
             return
@@ -81,12 +94,26 @@ class Guard:
             self.trouble = f"etcd of site {self._peer.name} has no home record"
             return None
         self._asked_at, self.trouble = time.monotonic(), ""
+        self._mirrored = await self._progress(peer)
         return peer
+
+    async def _progress(self, peer: At[Home]) -> Mirrored | None:
+        """How far the mirror has come, for the beat; None if the peer is no mirror, or does not say."""
+        if peer.record.role is not Role.MIRROR:
+            return None
+        try:
+            return await self._peer.mirrored(timeout=ASK_TIMEOUT)
+        except EtcdError:
+            return None
 
     async def _beat(self, at: At[Home]) -> None:
         keys = self._side.keys
-        beat = Put(keys.home_beat, compact_json({"at": time.time(), "term": at.record.term}))
-        await self._side.client.txn([ModRevision(keys.home, at.revision)], [beat])
+        said: dict[str, object] = {"at": time.time(), "term": at.record.term}
+        if self._mirrored is not None:
+            said["mirrored"] = msgspec.to_builtins(self._mirrored)
+        beat = Put(keys.home_beat, compact_json(said))
+        if (await self._side.client.txn([ModRevision(keys.home, at.revision)], [beat])).succeeded:
+            self._confirmed_at = time.monotonic()
 
     async def fence(self, at: At[Home], peer: Home) -> At[Home]:
         """The peer has become the home of a later term: from now on nothing is written on this side.

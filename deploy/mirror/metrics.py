@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Info
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from understudy.statesync.pool.home import Role, loss_now
@@ -35,6 +35,9 @@ class _MirrorCollector(Collector):
         yield GaugeMetricFamily(
             "understudy_home_term", "The term of the home record of this side", value=home.term if home else 0
         )
+        here, there = self._mirror.sites
+        yield InfoMetricFamily("understudy_mirror", "The two sites of the pool", value={"site": here, "peer": there})
+        yield from self._home()
         if copier is None:
             return
         loss = loss_now(copier.progress, time.time())
@@ -51,3 +54,18 @@ class _MirrorCollector(Collector):
             "understudy_mirror_writes", "Writes to sessions that were applied", value=copier.progress.writes
         )
         yield CounterMetricFamily("understudy_mirror_resyncs", "How often everything was copied", value=copier.resyncs)
+
+    def _home(self) -> Iterator[Metric]:
+        """Of a side that is the home; 0 at others."""
+        guard, home = self._mirror.guard, self._mirror.home
+        is_home = home is not None and home.role is Role.HOME
+        yield GaugeMetricFamily(
+            "understudy_home_unconfirmed_seconds",
+            "Seconds since this side was last confirmed as the home",
+            value=guard.unconfirmed_seconds if is_home else 0.0,
+        )
+        yield GaugeMetricFamily(
+            "understudy_home_claimed_twice",
+            "1 while this side and its peer both say that they are the home",
+            value=float(is_home and guard.both),
+        )

@@ -93,14 +93,18 @@ async def running_mirror(settings: MirrorSettings) -> AsyncIterator["MirrorProce
 
 
 class MirrorProcess:
-    """Acts by the role of its side, which ``home`` says. ``copier`` is there while it copies."""
+    """Acts by the role of its side, which ``home`` says. ``copier`` is there while it copies.
+
+    ``sites`` are the names of this side and of its peer.
+    """
 
     def __init__(self, settings: MirrorSettings, side: Side, peer: Side) -> None:
         self._settings = settings
         self._side = side
         self._peer = peer
+        self.sites = (side.name, peer.name)
         self._boot = f"mirror-{secrets.token_hex(8)}"
-        self._guard = Guard(side, peer, self._log, self._boot)
+        self.guard = Guard(side, peer, self._log, self._boot)
         self.copier: Copier | None = None
         self.home: Home | None = None
 
@@ -136,7 +140,7 @@ class MirrorProcess:
             return
         match at.record.role:
             case Role.HOME:
-                await self._guard.look(at)
+                await self.guard.look(at)
             case Role.MIRROR:
                 await self._copy(at)
             case Role.FENCED:
@@ -149,7 +153,7 @@ class MirrorProcess:
     async def _fence_if_outranked(self, at: At[Home]) -> None:
         peer = await self._peer.home()
         if peer is not None and outranked(at.record, peer.record):
-            await self._guard.fence(at, peer.record)
+            await self.guard.fence(at, peer.record)
 
     async def _join(self) -> None:
         """Make a side without sessions the mirror, if the peer's record names it."""

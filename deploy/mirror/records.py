@@ -47,9 +47,9 @@ class Side:
         except ValueError as error:
             raise DeployError(f"the record at {self.keys.home} in etcd of site {self.name}: {error}") from None
 
-    async def mirrored(self) -> Mirrored:
+    async def mirrored(self, *, timeout: float | None = None) -> Mirrored:
         """How far the mirror on this side has come; revision 0 if there is none."""
-        kv = await self.client.get(self.keys.mirrored)
+        kv = await self.client.get(self.keys.mirrored, timeout=timeout)
         try:
             return Mirrored.decode(kv.value) if kv else Mirrored(0)
         except ValueError:

@@ -226,8 +226,9 @@ class SlotReconciler:
                     won.append(await self._claimer.win(view, slots, cause, dead))
         finally:
             await asyncio.gather(*(self._claimer.open(one) for one in won))
-        self._updates.wake()
         claimed = {c.slot for one in won for c in one.claims}
+        if claimed:  # else this would start the next attempt at once, for ever where the pool is not at home
+            self._updates.wake()
         return [slot for slot in wanted if slot not in claimed]
 
     def _lasting_orphaned(self, view: View) -> list[int]:

@@ -48,6 +48,18 @@ FAILURES = (
     ),
     Failure("witness", "nothing moves; the next loss stops writes", "start it again"),
     Failure("link and witness", "etcd has no majority; sync writes stop", "restore the link or the witness"),
+    Failure(
+        "home site (distant), planned",
+        "the home moves to the other site and back; calls are refused meanwhile",
+        "home move",
+        "home-move",
+    ),
+    Failure(
+        "home site (distant), lost",
+        "the other site takes over, without what its mirror did not have",
+        "home take-over",
+        "home-loss",
+    ),
     Failure("all sites", "nothing is served", "start the sites again"),
 )
 

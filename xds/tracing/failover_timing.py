@@ -250,11 +250,12 @@ def takeover_change(
 ) -> OwnershipChange:
     """The takeover from a member that ``table`` names lost.
 
-    ``slots`` are those it was active for when it died; some may have been claimed already.
+    ``slots`` are those it was active for when it died; some may have been claimed already. If nobody ever heard of that
+    process, as of those in owner records that a change of home has made, the takeover begins when it was found.
     """
     lost = table.lost[member]
     who = (member, lost.boot)
-    beat = min(reports.last_beat(who) or death.last_sign, death.last_sign)
+    beat = min(reports.last_beat(who) or death.last_sign, death.last_sign) or death.found
     began = death.closed or beat
     return OwnershipChange(
         kind=names.KIND_TAKEOVER,

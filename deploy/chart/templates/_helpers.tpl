@@ -132,8 +132,14 @@ sysctls:
     - protocol: TCP
       port: 2379
 {{- else -}}
+{{- include "understudy.ownEgress" $.Values.etcd.endpoints -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* To the endpoints of an etcd of your own. */ -}}
+{{- define "understudy.ownEgress" -}}
 {{- $rules := list -}}
-{{- range $.Values.etcd.endpoints -}}
+{{- range . -}}
 {{- $bare := regexReplaceAll "^https?://" . "" -}}
 {{- $port := regexFind ":[0-9]+$" $bare | trimPrefix ":" | default "2379" | int -}}
 {{- $host := regexReplaceAll ":[0-9]+$" $bare "" | trimPrefix "[" | trimSuffix "]" -}}
@@ -152,7 +158,21 @@ sysctls:
 {{- end -}}
 {{- $rules | uniq | toYaml -}}
 {{- end -}}
+
+{{- /* The file for --peer of understudy mirror. */ -}}
+{{- define "understudy.peerFile" -}}
+{{- $addresses := list -}}
+{{- range $.Values.mirror.peerEndpoints -}}
+{{- $bare := regexReplaceAll "^https?://" . "" | trimSuffix "/" -}}
+{{- $addresses = append $addresses (regexMatch ":[0-9]+$" $bare | ternary $bare (printf "%s:2379" $bare)) -}}
 {{- end -}}
+endpoints: [{{ join ", " $addresses }}]
+{{- if $.Values.mirror.peerTlsSecret }}
+ca: /etc/understudy-peer-tls/ca.crt
+cert: /etc/understudy-peer-tls/tls.crt
+key: /etc/understudy-peer-tls/tls.key
+{{- end }}
+{{ end -}}
 
 {{- define "understudy.prometheus" -}}
 {{- $.Values.autoscaling.prometheus | default (printf "http://prometheus-operated.%s.svc:9090" $.Values.monitoring.namespace) -}}

@@ -23,13 +23,14 @@ INJECTOR_METRICS_PORT = 9444
 ETCD_PORT = 2379
 ETCD_PEER_PORT = 2380
 ETCD_METRICS_PORT = 2381
+MIRROR_METRICS_PORT = 9465
 
 COMPONENT = "app.kubernetes.io/component"
 INSTANCE = "app.kubernetes.io/instance"
 NAMESPACE_NAME = "kubernetes.io/metadata.name"
 
 CONTROL, FRONT, MEMBER, ETCD = "control", "front", "member", "etcd"
-INJECTOR, SPEC, OPERATOR = "injector", "spec", "operator"
+INJECTOR, SPEC, OPERATOR, MIRROR = "injector", "spec", "operator", "mirror"
 
 ETCD_CONFIG = "understudy-etcd"
 """The ConfigMap with the addresses of etcd, under :data:`ETCD_VARIABLE`; each overlay has its own."""
@@ -73,6 +74,11 @@ def front_name(pool: str) -> str:
 def operator_name(pool: str) -> str:
     """The name of the Deployment in which people run commands against a pool, or :data:`ALL_POOLS`."""
     return _name(OPERATOR, pool)
+
+
+def mirror_name(pool: str) -> str:
+    """The name of the Deployment that mirrors a pool."""
+    return f"{MIRROR}-{pool}"
 
 
 def spec_account(pool: str) -> str:

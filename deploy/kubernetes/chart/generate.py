@@ -16,7 +16,7 @@ from typing import Any
 from understudy.deploy.kubernetes.base.csi_certificates import POD
 from understudy.deploy.kubernetes.base.emit import Body, Manifest, document
 from understudy.deploy.kubernetes.base.injection_settings import PeerCertificates
-from understudy.deploy.kubernetes.base.names import CONTROL, FRONT, INJECTOR, OPERATOR
+from understudy.deploy.kubernetes.base.names import CONTROL, FRONT, INJECTOR, MIRROR, OPERATOR, mirror_name
 from understudy.deploy.kubernetes.chart.schema import values_schema
 from understudy.deploy.kubernetes.chart.templates import Raws, block, for_each, substituted, template
 from understudy.deploy.kubernetes.chart.variants import Variant, again, merge, variants
@@ -28,10 +28,11 @@ from understudy.deploy.kubernetes.render.control import control_manifests
 from understudy.deploy.kubernetes.render.etcd import config, trial_manifests
 from understudy.deploy.kubernetes.render.front import bootstrap_name, front_manifests
 from understudy.deploy.kubernetes.render.injector import injector_manifests
+from understudy.deploy.kubernetes.render.mirror import mirror_manifests
 from understudy.deploy.kubernetes.render.monitoring import monitoring_manifests, observability
 from understudy.deploy.kubernetes.render.namespaces import application_namespace
 from understudy.deploy.kubernetes.render.operator import operator_manifests
-from understudy.deploy.kubernetes.render.plan import HPA, KEDA, Autoscale, Etcd, Images, Plan, Pool
+from understudy.deploy.kubernetes.render.plan import HPA, KEDA, Autoscale, Etcd, Images, Mirror, Plan, Pool
 from understudy.deploy.kubernetes.render.policies import (
     etcd_clients,
     member_policies,
@@ -65,6 +66,9 @@ VALUES: dict[Any, str] = {
     "xissuerx": "$.Values.certificates.issuer",
     "xkindx": "$.Values.certificates.kind",
     "xgroupx": "$.Values.certificates.group",
+    "xmirrorsitex": "$.Values.mirror.site",
+    "xmirrorpeerx": "$.Values.mirror.peer",
+    "xpeertlsx": "$.Values.mirror.peerTlsSecret",
     "xservicex": "$.Values.front.service.type",
     "http://xendpointx:2379": 'include "understudy.endpoints" $',
     61002: "$.Values.control.replicas",
@@ -83,10 +87,11 @@ _CONDITIONS = {
     "tls": "$.Values.etcd.tlsSecret",
     "login": "$.Values.etcd.loginSecret",
     "rights": "$.Values.control.rightsSecret",
+    "peertls": "$.Values.mirror.peerTlsSecret",
     "sleep": 'eq $.Values.front.drain "sleep"',
     "tcp": 'eq (default "http" $pool.spec.protocol) "tcp"',
 }
-_SETTINGS = {CONTROL: "control", FRONT: "front", INJECTOR: "injector", OPERATOR: "operator"}
+_SETTINGS = {CONTROL: "control", FRONT: "front", INJECTOR: "injector", OPERATOR: "operator", MIRROR: "mirror"}
 """The values with the settings of a component's pods."""
 
 
@@ -115,6 +120,11 @@ def plan_for(facts: dict[str, bool]) -> Plan:
         etcd=None if facts.get("trial") else etcd,
         certificates=issuer if facts.get("certificates") else None,
         example_members=61004,
+        mirror=Mirror(
+            "xmirrorsitex",
+            "xmirrorpeerx",
+            Etcd(("http://xpeerx:2379",), tls_secret="xpeertlsx" if facts.get("peertls") else ""),
+        ),
     )
 
 
@@ -187,6 +197,9 @@ class _Writer:
             body = {**body, "data": {key: raws.mark(text) for key in body["data"]}}
         if (kind, name) == ("NetworkPolicy", "etcd-clients"):
             egress = raws.mark('{{- include "understudy.etcdEgress" $ | nindent INDENT }}')
+            body = {**body, "spec": {**body["spec"], "egress": egress}}
+        if (kind, name) == ("NetworkPolicy", "mirror-peer"):
+            egress = raws.mark('{{- include "understudy.ownEgress" $.Values.mirror.peerEndpoints | nindent INDENT }}')
             body = {**body, "spec": {**body["spec"], "egress": egress}}
         return body
 
@@ -263,6 +276,8 @@ def _names(tree: Any, raws: Raws) -> Any:  # noqa: ANN401 - a tree
         return raws.mark(f"{{{{ {_computed()[tree]} | quote }}}}")
     if tree.startswith(f"spec-{POOL}-"):
         return raws.mark('{{ include "understudy.specName" (list $ $pool) | quote }}')
+    if tree.startswith("endpoints: ["):
+        return raws.mark('|{{- include "understudy.peerFile" $ | nindent INDENT }}')
     if tree.startswith(f"pool: {POOL}\n"):
         return raws.mark("|{{- toYaml $pool.spec | nindent INDENT }}")
     return tree
@@ -328,6 +343,13 @@ def templates() -> dict[str, str]:
         "control.yaml": writer.file(writer.documents(control_manifests, (*secured, "rights"))),
         "front.yaml": writer.file(writer.documents(front_manifests, ("certificates", "sleep"))),
         "operator.yaml": writer.file(writer.documents(operator_manifests, ("certificates", *access, "rights"))),
+        "mirror.yaml": writer.file(
+            "{{- if $.Values.mirror.site }}\n",
+            writer.documents(_peer),
+            f"{_POOLS}\n",
+            writer.documents(_mirror, ("peertls", *access), each=True),
+            f"{_END}\n{_END}\n",
+        ),
         "injector.yaml": writer.file(
             "{{- if $.Values.injector.enabled }}\n",
             writer.documents(injector_manifests, ("certificates", *access)),
@@ -355,6 +377,9 @@ def templates() -> dict[str, str]:
             writer.documents(_monitors, ("rights",)),
             f"{_POOLS}\n",
             writer.documents(_member_monitors, each=True),
+            "{{- if $.Values.mirror.site }}\n",
+            writer.documents(_mirror_monitors, each=True),
+            f"{_END}\n",
             f"{_END}\n",
             f"{_END}\n",
         ),
@@ -384,7 +409,23 @@ def _monitors(plan: Plan) -> list[Manifest]:
 
 
 def _member_monitors(plan: Plan) -> list[Manifest]:
-    return [one for one in monitoring_manifests(plan) if POOL in one.name]
+    return [one for one in monitoring_manifests(replace(plan, mirror=None)) if POOL in one.name]
+
+
+def _mirror_monitors(plan: Plan) -> list[Manifest]:
+    return [one for one in monitoring_manifests(plan) if one.name.startswith(mirror_name(POOL))]
+
+
+def _peer(plan: Plan) -> list[Manifest]:
+    return [one for one in _mirror_parts(plan) if POOL not in one.name]
+
+
+def _mirror(plan: Plan) -> list[Manifest]:
+    return [one for one in _mirror_parts(plan) if POOL in one.name]
+
+
+def _mirror_parts(plan: Plan) -> list[Manifest]:
+    return mirror_manifests(plan, plan.mirror) if plan.mirror else []
 
 
 def chart_files() -> dict[str, str]:

@@ -65,6 +65,15 @@ def values_schema() -> Schema:
             ),
             injector=_pods(enabled=_FLAG),
             operator=_pods(),
+            mirror={
+                **_pods(
+                    site=_NAMESPACE,
+                    peer=_NAMESPACE,
+                    peerEndpoints={"type": "array", "items": {"type": "string", "pattern": _ENDPOINT}},
+                    peerTlsSecret=_SECRET,
+                ),
+                **_MIRROR_RULES,
+            },
             monitoring=_object(
                 enabled=_FLAG,
                 namespace=_NAMESPACE,
@@ -106,6 +115,21 @@ _ETCD_RULES: Schema = {
     ]
 }
 """As ``--etcd`` and its Secrets: not both trial and endpoints, and https goes with a Secret that has the authority."""
+
+_MIRROR_RULES: Schema = {
+    "allOf": [
+        {
+            "if": {"required": ["site"], "properties": {"site": {"minLength": 1}}},
+            "then": {"properties": {"peer": {"minLength": 1}, "peerEndpoints": {"minItems": 1}}},
+        },
+        {
+            "if": {"properties": {"peerTlsSecret": {"const": ""}}},
+            "then": {"properties": {"peerEndpoints": {"items": {"not": {"pattern": "^https://"}}}}},
+            "else": {"properties": {"peerEndpoints": {"items": {"not": {"pattern": "^http://"}}}}},
+        },
+    ]
+}
+"""As ``--mirror-site``, ``--mirror-peer`` and its Secret."""
 
 
 def _pool() -> Schema:

@@ -16,6 +16,7 @@ from understudy.deploy.kubernetes.render.control import control_manifests
 from understudy.deploy.kubernetes.render.etcd import trial_manifests
 from understudy.deploy.kubernetes.render.front import front_manifests
 from understudy.deploy.kubernetes.render.injector import injector_manifests
+from understudy.deploy.kubernetes.render.mirror import mirror_manifests
 from understudy.deploy.kubernetes.render.monitoring import monitoring_manifests
 from understudy.deploy.kubernetes.render.namespaces import application_namespace, understudy_namespace
 from understudy.deploy.kubernetes.render.operator import operator_manifests
@@ -77,7 +78,10 @@ def tree(plan: Plan) -> dict[str, Folder]:
             "Everything, with an etcd and an application of its own.",
             {},
             bases=["../../base"],
-            components=["../../components/application", "../../components/trial-etcd", "../../components/example"],
+            components=[
+                *("../../components/application", "../../components/trial-etcd", "../../components/example"),
+                *(["../../components/mirror"] if plan.mirror else []),
+            ],
         ),
     }
     if plan.etcd is not None:
@@ -87,6 +91,12 @@ def tree(plan: Plan) -> dict[str, Folder]:
             component=True,
         )
         folders["overlays/production"] = production(plan, plan.etcd)
+    if plan.mirror is not None:
+        folders["components/mirror"] = Folder(
+            "Mirrors each pool on this site, or keeps it confirmed as the home; docs/sites.md, Two distant sites.",
+            {"mirror.yaml": mirror_manifests(plan, plan.mirror)},
+            component=True,
+        )
     if plan.autoscale is not None:
         folders["components/autoscaling"] = Folder(
             "Autoscalers that follow understudy_wanted_members; docs/placement.md tells what they need.",

@@ -15,10 +15,12 @@ from understudy.deploy.kubernetes.base.names import (
     FRONT,
     INJECTOR,
     INJECTOR_NAME,
+    MIRROR,
     POOL,
     control_name,
     front_name,
     labels,
+    mirror_name,
     selector,
 )
 from understudy.deploy.kubernetes.base.objects import meta
@@ -68,6 +70,18 @@ def monitoring_manifests(plan: Plan) -> list[Manifest]:
                 about="Members' sidecars, wherever the pool's pods are.",
             )
             for pool in plan.pools
+        ),
+        *(
+            Manifest(
+                _monitor(
+                    "PodMonitor",
+                    mirror_name(pool.name),
+                    plan.namespace,
+                    selector(MIRROR, pool.name),
+                    [{"port": "metrics"}],
+                )
+            )
+            for pool in (plan.pools if plan.mirror else ())
         ),
         Manifest(_monitor("ServiceMonitor", INJECTOR_NAME, plan.namespace, selector(INJECTOR), [{"port": "metrics"}])),
         Manifest(

@@ -75,6 +75,15 @@ class Etcd:
 
 
 @dataclass(frozen=True, slots=True)
+class Mirror:
+    """This site, and the other one with its etcd, of pools that have a mirror on a distant site."""
+
+    site: str
+    peer: str
+    etcd: Etcd
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """A pool: its spec, the namespace of the application's pods ('': that of the pool's name), and their port.
 
@@ -137,7 +146,7 @@ class Plan:
     ``rights_secret`` has rights.yaml for the control servers' HTTP port, and the token with which they, the operator's
     pod and Prometheus read there; '': no rights.
     ``example_members`` of the example application are part of the trial. ``certificates`` is the issuer of
-    everybody's, None for plain text.
+    everybody's, None for plain text. ``mirror``: the other one of two distant sites.
     """
 
     pools: tuple[Pool, ...]
@@ -157,6 +166,7 @@ class Plan:
     certificates: PeerCertificates | None = None
     example_members: int = 3
     autoscale: Autoscale | None = None
+    mirror: Mirror | None = None
 
     def __post_init__(self) -> None:
         """Check what Kubernetes would reject, and what would not work. Raises :class:`DeployError`."""
@@ -266,22 +276,42 @@ def _require_pinned(image: str) -> None:
         raise DeployError(f"image {image!r}: give one with a tag other than latest, or with its digest")
 
 
-def parse_etcd(text: str, tls_secret: str = "", login_secret: str = "") -> Etcd | None:
+def parse_etcd(text: str, tls_secret: str = "", login_secret: str = "", option: str = "--etcd") -> Etcd | None:
     """``--etcd``: ``trial`` (None), or URLs or ``host:port`` with commas between. Raises :class:`DeployError`."""
     if text == "trial":
         if tls_secret or login_secret:
             raise DeployError("--etcd-tls-secret and --etcd-login-secret need an etcd of your own: name it by --etcd")
         return None
+    return _own_etcd(text, tls_secret, login_secret, option)
+
+
+def _own_etcd(text: str, tls_secret: str, login_secret: str, option: str) -> Etcd:
     endpoints = tuple(part.strip() for part in text.split(",") if part.strip())
     for endpoint in endpoints:
-        host_and_port(endpoint)
+        host_and_port(endpoint, option)
         if endpoint.startswith("https://") and not tls_secret:
-            raise DeployError(f"--etcd {endpoint}: https needs --etcd-tls-secret, a Secret with ca.crt in it")
+            raise DeployError(f"{option} {endpoint}: https needs {option}-tls-secret, a Secret with ca.crt in it")
         if tls_secret and endpoint.startswith("http://"):
-            raise DeployError(f"--etcd {endpoint}: with --etcd-tls-secret the URL must begin with https://")
+            raise DeployError(f"{option} {endpoint}: with {option}-tls-secret the URL must begin with https://")
     if not endpoints:
-        raise DeployError("--etcd: use 'trial', or name endpoints such as https://etcd-0.etcd.data.svc:2379")
+        trial = "use 'trial', or " if option == "--etcd" else ""
+        raise DeployError(f"{option}: {trial}name endpoints such as https://etcd-0.etcd.data.svc:2379")
     return Etcd(endpoints, tls_secret, login_secret)
+
+
+def parse_mirror(site: str, peer: str, tls_secret: str = "") -> Mirror | None:
+    """``--mirror-site`` and ``--mirror-peer SITE=URL,...``; None without both. Raises :class:`DeployError`."""
+    if not (site or peer or tls_secret):
+        return None
+    name, _, endpoints = peer.partition("=")
+    if not (site and name and endpoints):
+        raise DeployError("--mirror-site and --mirror-peer SITE=URL,... go together: give both")
+    for one in (site, name):
+        if not _LABEL.match(one):
+            raise DeployError(f"site {one!r}: use a name of at most 63 of a-z 0-9 -")
+    if site == name:
+        raise DeployError(f"--mirror-peer {name}: it is the other site, and not --mirror-site")
+    return Mirror(site, name, _own_etcd(endpoints, tls_secret, "", "--mirror-peer"))
 
 
 def parse_certificates(text: str) -> PeerCertificates | None:
@@ -335,13 +365,13 @@ def _by_pool(option: str, values: Sequence[str], pools: Sequence[str]) -> dict[s
     return found
 
 
-def host_and_port(endpoint: str) -> tuple[str, int]:
+def host_and_port(endpoint: str, option: str = "--etcd") -> tuple[str, int]:
     """Host and port of an etcd endpoint. Raises :class:`DeployError`."""
     bare = endpoint.removeprefix("https://").removeprefix("http://").rstrip("/")
     try:
         return split_address(bare if re.search(r":\d+$", bare) else f"{bare}:{ETCD_PORT}", lowest_port=1)
     except ValueError as error:
-        raise DeployError(f"--etcd {endpoint}: {error}") from None
+        raise DeployError(f"{option} {endpoint}: {error}") from None
 
 
 def digest(*parts: str) -> str:

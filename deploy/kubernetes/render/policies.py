@@ -25,6 +25,8 @@ from understudy.deploy.kubernetes.base.names import (
     INJECTOR_NAME,
     INJECTOR_PORT,
     METRICS_PORT,
+    MIRROR,
+    MIRROR_METRICS_PORT,
     NAMESPACE_NAME,
     OPERATOR,
     PEER_PORT,
@@ -32,6 +34,7 @@ from understudy.deploy.kubernetes.base.names import (
     SPEC,
     control_name,
     front_name,
+    mirror_name,
     operator_name,
     selector,
 )
@@ -40,7 +43,7 @@ from understudy.deploy.kubernetes.render.plan import Plan, Pool, client_ports, h
 
 _ETCD_CLIENTS = "etcd-clients"
 _NODE_LOCAL_DNS = "169.254.20.10/32"
-_CLIENTS = {"matchExpressions": [{"key": COMPONENT, "operator": "In", "values": [CONTROL, SPEC, OPERATOR]}]}
+_CLIENTS = {"matchExpressions": [{"key": COMPONENT, "operator": "In", "values": [CONTROL, SPEC, OPERATOR, MIRROR]}]}
 
 
 def namespace_policies(plan: Plan) -> list[Manifest]:
@@ -116,6 +119,11 @@ def monitoring_policies(plan: Plan) -> list[Manifest]:
         INJECTOR_NAME: (plan.namespace, selector(INJECTOR), INJECTOR_METRICS_PORT),
         **{f"members-{pool.name}": (pool.namespace, {POOL: pool.name}, METRICS_PORT) for pool in plan.pools},
     }
+    if plan.mirror is not None:
+        targets |= {
+            mirror_name(pool.name): (plan.namespace, selector(MIRROR, pool.name), MIRROR_METRICS_PORT)
+            for pool in plan.pools
+        }
     return [
         Manifest(
             _policy(
@@ -140,6 +148,16 @@ def etcd_clients(plan: Plan, egress: Sequence[Body]) -> Manifest:
         "egress": list(egress),
     }
     return Manifest(_policy(_ETCD_CLIENTS, plan.namespace, spec), about="To etcd.")
+
+
+def mirror_policy(plan: Plan, endpoints: Sequence[str]) -> Manifest:
+    """Allow the mirrors to reach etcd of the other site."""
+    spec: Body = {
+        "podSelector": {"matchLabels": selector(MIRROR)},
+        "policyTypes": ["Egress"],
+        "egress": own_etcd_egress(endpoints),
+    }
+    return Manifest(_policy("mirror-peer", plan.namespace, spec), about="To etcd of the other site.")
 
 
 def trial_etcd_egress(plan: Plan) -> list[Body]:

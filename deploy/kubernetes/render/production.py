@@ -5,9 +5,16 @@ Differences from the base are strategic merge patches, so that they are easy to 
 
 from understudy.deploy.kubernetes.base.emit import Body, Manifest
 from understudy.deploy.kubernetes.base.folder import Folder
-from understudy.deploy.kubernetes.base.names import CONTROL, INJECTOR_NAME, control_name, operator_name, selector
+from understudy.deploy.kubernetes.base.names import (
+    CONTROL,
+    INJECTOR_NAME,
+    control_name,
+    mirror_name,
+    operator_name,
+    selector,
+)
 from understudy.deploy.kubernetes.base.objects import apart
-from understudy.deploy.kubernetes.render import control, injector, operator, pool
+from understudy.deploy.kubernetes.render import control, injector, mirror, operator, pool
 from understudy.deploy.kubernetes.render.etcd import config
 from understudy.deploy.kubernetes.render.plan import Etcd, Plan
 from understudy.deploy.kubernetes.render.policies import etcd_clients, own_etcd_egress
@@ -30,6 +37,7 @@ def production(plan: Plan, etcd: Etcd) -> Folder:
             "../../components/application",
             "../../components/monitoring",
             *(["../../components/autoscaling"] if plan.autoscale else []),
+            *(["../../components/mirror"] if plan.mirror else []),
         ],
         patches=patches,
     )
@@ -56,6 +64,10 @@ def _access(plan: Plan, etcd: Etcd) -> list[Manifest]:
     clients = [
         ("apps/v1", control.kind(plan), control_name(plan.instance), control.CONTAINER),
         ("apps/v1", "Deployment", operator_name(plan.instance), operator.CONTAINER),
+        *(
+            ("apps/v1", "Deployment", mirror_name(one.name), mirror.CONTAINER)
+            for one in (plan.pools if plan.mirror else ())
+        ),
         *(("batch/v1", "Job", pool.spec_name(plan, one), pool.CONTAINER) for one in plan.pools),
     ]
     return [

@@ -15,6 +15,10 @@ SPEC = "pool: cart\nsession_key:\n  - header: x-session-id\n"
 OWN_ETCD = ("--etcd", "https://etcd-0.etcd.data.svc:2379,https://10.9.8.7:2379,https://etcd.example.org:12379")
 
 
+MIRROR = ("--mirror-site", "east", "--mirror-peer", "west=https://10.1.0.1:2379,https://10.1.0.2")
+MIRROR += ("--mirror-peer-tls-secret", "west")
+
+
 def render(directory, *arguments, spec=SPEC):
     """Run ``understudy render kubernetes``; returns click's result, and the directory it wrote to."""
     file = Path(directory) / "pool.yaml"
@@ -37,7 +41,8 @@ def schemas_read_once():
 def rendered(tmp_path_factory):
     """A whole tree with an etcd of the operator's own."""
     directory = tmp_path_factory.mktemp("rendered")
-    result, out = render(directory, *OWN_ETCD, "--etcd-tls-secret", "etcd-client", "--etcd-login-secret", "etcd-login")
+    secrets = ("--etcd-tls-secret", "etcd-client", "--etcd-login-secret", "etcd-login")
+    result, out = render(directory, *OWN_ETCD, *secrets, *MIRROR)
     assert result.exit_code == 0, result.output
     return out
 

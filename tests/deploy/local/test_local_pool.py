@@ -54,6 +54,14 @@ class Terminal:
         self.started.append(child)
         return child
 
+    def piped(self, *arguments):
+        """A command whose errors the caller reads while it runs."""
+        child = subprocess.Popen(
+            self.command(arguments), cwd=self.directory, env=self.environment, stderr=subprocess.PIPE, text=True
+        )
+        self.started.append(child)
+        return child
+
     def run(self, *arguments):
         return subprocess.run(
             self.command(arguments),
@@ -241,3 +249,65 @@ async def test_ctrl_c_stops_the_demo_and_everything_that_it_started(terminal):
     assert demo.returncode == 130
     await until(lambda: not terminal.processes(), timeout=AT_ONCE, what="nothing runs any more")
     assert not list(terminal.directory.glob("understudy-demo-*"))
+
+
+async def test_two_distant_sites_practise_a_move_and_a_loss_of_the_home_and_start_again_where_it_was(terminal, http):
+    distant = ("up", "--members", "2", "--distant", "east,west", "--listen", f"127.0.0.1:{free_port()}")
+    up = terminal.start(*distant)
+
+    def runs(text):
+        assert up.poll() is None, terminal.output
+        return text in terminal.output
+
+    await until(lambda: runs("site east: 256 of 256"), timeout=PATIENCE, what="the home serves")
+    refused = terminal.run("home", "status")
+    assert (refused.returncode, "UNDERSTUDY_DIR=.understudy/east" in refused.stderr) == (2, True)
+    terminal.environment["UNDERSTUDY_DIR"] = ".understudy/west"
+    for site, command in (("east", "home move --to west"), ("west", "home take-over")):
+        layout = read_layout(terminal.directory / ".understudy" / site)
+
+        async def shown(layout=layout, command=command):
+            async with http.get(f"http://{layout.controls[0].http}/console/cart/members") as page:
+                text = await page.text()
+            return f"understudy {command} --pool cart" in text and "If east died now: at most" in text
+
+        await until(shown, timeout=PATIENCE, what=f"the console of {site} shows the home")
+
+    move, loss = (drilled(terminal, kind) for kind in ("home-move", "home-loss"))
+    assert len(move["home"]["without_home_seconds"]) == len(loss["home"]["without_home_seconds"]) == 2
+    assert move["lost_writes"] == 0
+    assert loss["home"]["counted_lost_writes"] <= loss["home"]["estimated_lost_writes"]
+    assert loss["failed_requests"] > 0
+    for site in ("east", "west"):
+        terminal.environment["UNDERSTUDY_DIR"] = f".understudy/{site}"
+        rows = json.loads(terminal.run("slo", "--statement", "-o", "json").stdout)["failures"]
+        shown = {row["drill"]: (row["drills"], row["timed"], row["compared"]) for row in rows if row["drills"]}
+        assert shown == {"home-move": (1, 1, 1), "home-loss": (1, 1, 1)}
+
+    stopped = terminal.piped("drill", "home-move", "--load", "30", "--for", "60s")
+    assert any("is fenced" in line for line in stopped.stderr)
+    stopped.send_signal(signal.SIGINT)
+    told = stopped.communicate(timeout=PATIENCE)[1]
+    assert (stopped.returncode, "moving the home from west to east" in told) == (130, True), told
+    assert "at home on east" in terminal.run("home", "status").stdout
+
+    await until(
+        lambda: terminal.run("home", "move", "--to", "west").returncode == 0,
+        timeout=PATIENCE,
+        what="the home is at west",
+    )
+    up.send_signal(signal.SIGINT)
+    assert up.wait(PATIENCE) == 0
+    assert not terminal.processes()
+    del terminal.environment["UNDERSTUDY_DIR"]
+    up = terminal.start(*distant)
+    await until(lambda: runs("site west: 256 of 256"), timeout=PATIENCE, what="the home serves again")
+    assert "pool cart is at home on west" in terminal.output
+
+
+def drilled(terminal, kind):
+    """The outcome of a drill, which met its objectives and left the home at east."""
+    done = terminal.run("drill", kind, "--load", "30", "--for", "1s", "-o", "json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "at home on east" in terminal.run("home", "status").stdout
+    return json.loads(done.stdout)["drills"][0]

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from tests.harness.recorded import answering
-from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, Layout, MemberAddresses
+from understudy.deploy.common.layout import ControlAddresses, DistantSite, FrontAddresses, Layout, MemberAddresses
 from understudy.deploy.inspect.views import status_view
 from understudy.deploy.local import up_view
-from understudy.deploy.local.up_view import Failovers, Now, display, failover_line, kill_line
+from understudy.deploy.local.up_view import Failovers, Now, display, distant_things, failover_line, kill_line
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.state import PoolState
 
@@ -123,3 +123,19 @@ def test_a_failover_is_told_once_as_a_line_when_its_slots_have_come(monkeypatch:
     (told,) = failovers.to_print([row(85, took_ms=69.4)])
     assert "took 69 ms: takeover a > b (85): connection refused; see 'understudy trace abababababab'" in told
     assert failovers.to_print([row(85)]) == []
+
+
+def test_two_distant_sites_have_each_their_processes_in_the_display_and_commands_to_try():
+    sides = [
+        replace(LAYOUT, distant=DistantSite(site, "z:1", peer, ("http://z:2",), f"/s/{peer}"))
+        for site, peer in (("east", "west"), ("west", "east"))
+    ]
+    one, other = (replace(now(), layout=layout) for layout in sides)
+    console = Console(file=io.StringIO(), width=160, height=60)
+    console.print(display(one, other))
+    console.print(distant_things(sides, example=True))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "east: a/app" in shown
+    assert "west: a/app" in shown
+    assert "UNDERSTUDY_DIR=/s/east understudy home move --to west" in shown

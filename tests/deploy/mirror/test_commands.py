@@ -63,6 +63,7 @@ async def test_a_pair_from_its_beginning_to_a_move_and_back_to_an_ordinary_pool(
     assert 'understudy_home_role{role="mirror"} 1.0' in lines
     assert "understudy_mirror_whole 1.0" in lines
     assert "understudy_mirror_writes_total 1.0" in lines
+    assert 'understudy_mirror_info{peer="east",site="west"} 1.0' in lines
 
     code, said = await operator.home("east", "move", "--to", "west", "-o", "json")
     moved = json.loads(said[said.index("{") :])

@@ -17,7 +17,9 @@ from tests.harness.sidecars import PATIENT
 from tests.harness.waiting import until
 from understudy.deploy.load.history_checker import Content, check_history
 from understudy.deploy.load.http_load import Load, Shopper
-from understudy.deploy.local.local_pool import LocalPool, LocalSettings
+from understudy.deploy.local.distant_pools import DistantPool, DistantPools
+from understudy.deploy.local.local_layout import LocalSettings
+from understudy.deploy.local.programs import MIRROR
 from understudy.deploy.mirror.records import Side
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.home import Role
@@ -30,10 +32,10 @@ KEYS = PoolKeys("cart")
 class Site:
     """A site: its pool of two members, and its etcd."""
 
-    def __init__(self, name: str, pool: LocalPool, etcd: EtcdClient) -> None:
-        self.name, self.pool, self.etcd = name, pool, etcd
+    def __init__(self, pool: DistantPool, etcd: EtcdClient) -> None:
+        self.name, self.pool, self.etcd = pool.distant.site, pool, etcd
         self.address = pool.etcd_endpoints[0].removeprefix("http://")
-        self.side = Side(name, etcd, KEYS)
+        self.side = Side(self.name, etcd, KEYS)
 
     async def role(self) -> str:
         at = await self.side.home()
@@ -46,25 +48,23 @@ class Site:
         await until(so, 60, f"{self.name} is {role}")
 
     def kill(self) -> list[str]:
-        """SIGKILL to everything; returns the names of what ran."""
+        """SIGKILL to everything; returns the names of what ran, without the mirror process."""
         names = [process.name for process in self.pool.running()]
         self.pool.processes.kill(*names)
-        return names
+        return [name for name in names if name != MIRROR]
+
+    async def start_mirror(self) -> None:
+        await self.pool.processes.start_again(MIRROR)
 
 
 class TwoSites:
     """East, which is the home at first, and west, with the mirror processes of both."""
 
-    def __init__(self, east: Site, west: Site, shell: Commands, tails: Path) -> None:
-        self.east, self.west, self.shell, self.tails = east, west, shell, tails
+    def __init__(self, east: Site, west: Site, shell: Commands) -> None:
+        self.east, self.west, self.shell = east, west, shell
 
     async def home(self, site: Site, *arguments: str) -> tuple[int, str]:
         return await self.shell.run("home", *arguments, "--pool", "cart", "--etcd", site.address)
-
-    async def start_mirror(self, site: Site) -> None:
-        peer = self.west if site is self.east else self.east
-        place = ("--pool", "cart", "--etcd", site.address, "--peer", f"{peer.name}={peer.address}")
-        await self.shell.start(f"mirror-{site.name}", "mirror", "--site", site.name, *place, "--tails", str(self.tails))
 
     async def mirrored(self, home: Site, mirror: Site) -> None:
         """Wait until the mirror has everything that the home has now."""
@@ -78,28 +78,20 @@ class TwoSites:
 
 
 @asynccontextmanager
-async def site(stack: AsyncExitStack, name: str, home: Path, durability: str) -> AsyncIterator[Site]:
-    spec = parse_spec(f"pool: cart\nslots: 32\ndurability: {durability}\n{PATIENT}", where="test")
-    pool = LocalPool(LocalSettings(home / name, spec, members=2, environment={}))
-    etcd = await stack.enter_async_context(EtcdClient(pool.etcd_endpoints, timeout=20.0))
-    async with pool, killed_at_the_end(pool):
-        await settled(pool.layout, etcd)
-        yield Site(name, pool, etcd)
-
-
-@asynccontextmanager
 async def two_sites(home: Path, durability: str) -> AsyncIterator[TwoSites]:
+    spec = parse_spec(f"pool: cart\nslots: 32\ndurability: {durability}\n{PATIENT}", where="test")
+    settings = LocalSettings(home, spec, members=2, environment={})
     async with AsyncExitStack() as stack:
-        east = await stack.enter_async_context(site(stack, "east", home, durability))
-        west = await stack.enter_async_context(site(stack, "west", home, durability))
-        shell = await stack.enter_async_context(commands(home))
-        sites = TwoSites(east, west, shell, home)
-        code, said = await sites.home(east, "pair", "--site", "east", "--mirror", "west")
-        assert code == 0, said
-        for one in (east, west):
-            await sites.start_mirror(one)
-        await west.is_now(Role.MIRROR)
-        await sites.mirrored(east, west)
+        pools = await stack.enter_async_context(DistantPools(settings, ("east", "west"), lambda _: None))
+        found = []
+        for pool in pools.pools:
+            await stack.enter_async_context(killed_at_the_end(pool))
+            etcd = await stack.enter_async_context(EtcdClient(pool.etcd_endpoints, timeout=20.0))
+            found.append(Site(pool, etcd))
+        sites = TwoSites(*found, await stack.enter_async_context(commands(home)))
+        await settled(sites.east.pool.layout, sites.east.etcd)
+        await sites.west.is_now(Role.MIRROR)
+        await sites.mirrored(sites.east, sites.west)
         yield sites
 
 
@@ -212,11 +204,10 @@ def skus_in(tail: Path) -> list[set[str]]:
 async def test_what_a_take_over_loses_is_kept_and_the_old_home_accepts_nothing_when_it_is_back(tmp_path: Path) -> None:
     async with two_sites(tmp_path, "sync") as sites, load_on(sites.east) as load:
         east, west = sites.east, sites.west
-        await sites.shell.kill("mirror-west")
+        west.pool.processes.kill(MIRROR)
         done = len(load.history)
         await until(lambda: len(load.history) > done + 60, 60, "clients write what the mirror does not get")
         names = east.kill()
-        await sites.shell.kill("mirror-east")
         await load.stop()
         history = list(load.history)
 
@@ -225,7 +216,7 @@ async def test_what_a_take_over_loses_is_kept_and_the_old_home_accepts_nothing_w
         assert "nothing was changed" in said
         code, said = await sites.home(west, "take-over", "--yes", "--reason", "east burns", "-o", "json")
         assert code == 0, said
-        await sites.start_mirror(west)
+        await west.start_mirror()
         found = await contents_at(west, load)
         acknowledged = {op.wrote: op.session for op in history if op.wrote and op.succeeded}
         sent = {op.wrote for op in history if op.wrote}
@@ -235,7 +226,7 @@ async def test_what_a_take_over_loses_is_kept_and_the_old_home_accepts_nothing_w
         async with writers_at(load, east) as answers:
             back = asyncio.create_task(east.pool.processes.start_again(*names))  # waits until members could serve
             assert await refusal_by_a_member(east, load.shoppers[0].key) == "not-at-home"
-            await sites.start_mirror(east)
+            await east.start_mirror()
             await east.is_now(Role.MIRROR)
             assert await refusal_by_a_member(east, load.shoppers[0].key) == "not-at-home"
         assert answers[503] > 0

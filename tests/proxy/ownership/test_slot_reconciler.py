@@ -11,6 +11,7 @@ from tests.proxy.members import SLOTS, InProcessPool, in_process_pool, owners
 from understudy.proxy.ownership import slot_reconciler
 from understudy.proxy.ownership.slot_reconciler import ORPHANED_AFTER
 from understudy.statesync.etcd.client import EtcdClient, Unavailable
+from understudy.statesync.pool.home import Home, Role
 from understudy.statesync.pool.records import Lost
 
 ALL = list(range(SLOTS))
@@ -34,6 +35,17 @@ async def test_the_table_decides_who_claims_and_who_holds_copies(pool: InProcess
     await until(lambda: sorted(a.owned.open_slots()) == ALL, what="a serves all slots")
     await until(lambda: b.copies.replica.synced == frozenset(ALL), what="b holds copies of all")
     assert len(b.owned) == 0
+
+
+async def test_a_member_of_a_mirror_claims_nothing_and_does_not_start_again_at_once(pool: InProcessPool) -> None:
+    a = pool["a"]
+    await pool.client.put(a.keys.home, Home("west", Role.MIRROR, "east").encode())
+    await until(lambda: a.home.away != "", what="a knows that the pool is not at home")
+    await pool.assign("a", "b")
+    before = a.updates.changed
+    await a.reconciler._claim_free()
+    assert len(a.owned) == 0
+    assert not before.is_set(), "an attempt that claims nothing wakes the loop that made it"
 
 
 async def test_a_new_table_moves_the_slots_by_handovers(pool: InProcessPool) -> None:

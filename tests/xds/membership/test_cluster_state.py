@@ -277,8 +277,8 @@ def test_the_first_table_waits_longer_for_members_that_are_starting():
     assert look(first, 10, member("a"), member("b", state=INIT)).due() == 11 * SECOND
 
 
-def takeover():
-    seen = world(*ABC, orders=("abc", "bca"), owners="ab", deaths={"a": death()})
+def takeover(found: Death | None = None):
+    seen = world(*ABC, orders=("abc", "bca"), owners="ab", deaths={"a": found or death()})
     plan = next_plan(seen, 1.0)
     assert plan is not None
     course = takeover_change(
@@ -291,6 +291,12 @@ def takeover():
         reports=ClaimReports(),
     )
     return seen, course
+
+
+def test_a_takeover_from_a_process_of_which_nobody_ever_heard_begins_when_it_was_found():
+    never = replace(death(), last_sign=0)
+    _, course = takeover(never)
+    assert course.began == never.found > 0
 
 
 def test_a_takeover_is_settled_when_the_dead_own_nothing():

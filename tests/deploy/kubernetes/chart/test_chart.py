@@ -25,6 +25,7 @@ from understudy.deploy.kubernetes.render.plan import (
     choose_images,
     parse_certificates,
     parse_etcd,
+    parse_mirror,
 )
 from understudy.statesync.pool.spec_reader import parse_spec
 
@@ -81,6 +82,7 @@ CASES = {
             ],
             "control": {"replicas": 5, "rightsSecret": "rights"},
             "front": {"replicas": 4, "tlsSecrets": ["desk"]},
+            "mirror": {"site": "east", "peer": "west", "peerEndpoints": ENDPOINTS, "peerTlsSecret": "west"},
             "monitoring": {"enabled": True, "namespace": "prom", "runbookBase": "https://docs.example/operations/"},
             "clusterDomain": "k8s.example",
             "autoscaling": {"enabled": True, "form": "keda", "max": 7},
@@ -98,6 +100,7 @@ CASES = {
             runbook_base="https://docs.example/operations/",
             cluster_domain="k8s.example",
             autoscale=Autoscale("keda", 7, "http://prometheus-operated.prom.svc:9090"),
+            mirror=parse_mirror("east", f"west={','.join(ENDPOINTS)}", "west"),
         ),
         "overlays/production",
     ),
@@ -121,6 +124,7 @@ CASES = {
         {
             "etcd": {"endpoints": ["etcd.data.svc:2379"], "loginSecret": "login"},
             "pools": [{"spec": {**CART, "copies": 2}}],
+            "mirror": {"site": "west", "peer": "east", "peerEndpoints": ["etcd.east.example"]},
             "autoscaling": {"enabled": True},
             "monitoring": {"enabled": True},
         },
@@ -128,6 +132,7 @@ CASES = {
             pool({**CART, "copies": 2}),
             etcd=parse_etcd("etcd.data.svc:2379", "", "login"),
             autoscale=Autoscale("hpa"),
+            mirror=parse_mirror("west", "east=etcd.east.example"),
         ),
         "overlays/production",
     ),
@@ -291,6 +296,8 @@ def test_a_job_has_another_name_when_anything_in_it_changes():
         ({"etcd": {"endpoints": ["https://etcd:2379"]}}, "/etcd/endpoints"),
         ({"etcd": {"trial": True, "endpoints": ["etcd:2379"]}}, "/etcd/endpoints"),
         ({"images": {"envoy": "envoyproxy/envoy:latest"}}, "/images/envoy"),
+        ({"mirror": {"site": "east", "peer": "west", "peerEndpoints": []}}, "/mirror/peerEndpoints"),
+        ({"mirror": {"site": "east", "peer": "west", "peerEndpoints": ["https://etcd"]}}, "/mirror/peerEndpoints"),
         ({"pools": []}, "/pools"),
         ({"pools": [{"spec": {"pool": "shop.cart", "front": {"port": 1}}}]}, "/pools/0/spec/pool"),
         ({"pools": [{"spec": {"pool": "cart"}}]}, "front"),

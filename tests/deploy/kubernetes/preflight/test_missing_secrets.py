@@ -8,7 +8,7 @@ from understudy.deploy.kubernetes.preflight.missing_secrets import missing_secre
 def test_the_secrets_of_an_own_etcd_are_named(overlay, objects):
     wanted = ["understudy/etcd-client", "understudy/etcd-login"] if overlay.name == "production" else []
 
-    assert missing_secrets(objects) == wanted
+    assert missing_secrets(objects) == [*wanted, "understudy/west"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from understudy.deploy.cli.main import COMMANDS, cli
 from understudy.deploy.kubernetes.preflight.lint_flows import APP_PORT, FLOWS
 from understudy.deploy.kubernetes.preflight.manifest_index import workloads
 from understudy.deploy.kubernetes.render.kustomize import tree
-from understudy.deploy.kubernetes.render.plan import Autoscale, Etcd, Plan, Pool, choose_images
+from understudy.deploy.kubernetes.render.plan import Autoscale, Etcd, Plan, Pool, choose_images, parse_mirror
 from understudy.statesync.pool.spec import PoolSpec
 
 PAGE = (ROOT / "docs/kubernetes.md").read_text()
@@ -37,7 +37,7 @@ def test_every_container_of_ours_is_started_with_options_that_there_are(objects)
         if "understudy-" in each["image"] and "command" not in each
     }
 
-    assert ours == {"control": "control", "apply": "apply", "injector": "injector"}
+    assert ours == {"control": "control", "apply": "apply", "injector": "injector", "mirror": "mirror"}
 
 
 def test_the_page_lists_the_connections_that_the_policies_allow():
@@ -57,6 +57,7 @@ def test_the_page_tells_of_every_folder_that_is_written():
         choose_images("registry.example", "1"),
         etcd=Etcd(("http://etcd:2379",)),
         autoscale=Autoscale("hpa"),
+        mirror=parse_mirror("east", "west=etcd.west.example:2379"),
     )
     told = set(re.findall(r"^\| `((?:base|components|overlays)[\w/-]*?)/?` \|", PAGE, re.MULTILINE))
 

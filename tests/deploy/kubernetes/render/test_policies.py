@@ -13,6 +13,7 @@ from understudy.deploy.kubernetes.base.names import (
     FRONT_ADMIN_PORT,
     INJECTOR,
     MEMBER,
+    MIRROR,
     OPERATOR,
     POOL,
     SESSION_API_PORT,
@@ -24,7 +25,7 @@ from understudy.deploy.kubernetes.preflight.lint_reach import Outside, Pod, Poli
 from understudy.deploy.kubernetes.preflight.load_manifests import load
 from understudy.deploy.kubernetes.preflight.manifest_index import workloads
 
-INSIDE = (CONTROL, FRONT, OPERATOR, SPEC, ETCD, INJECTOR)
+INSIDE = (CONTROL, FRONT, OPERATOR, SPEC, ETCD, INJECTOR, MIRROR)
 APP = 8080
 
 
@@ -104,11 +105,13 @@ def test_an_etcd_of_the_operators_is_reached_by_those_who_use_it(rendered):
     policies, made = Policies(objects), {one.labels[COMPONENT]: one.as_pod() for one in workloads(objects)}
     in_cluster, by_address = Pod("data", {"app": "etcd"}), Outside("10.9.8.7")
 
-    for part in (CONTROL, OPERATOR, SPEC):
+    for part in (CONTROL, OPERATOR, SPEC, MIRROR):
         assert policies.allow(made[part], in_cluster, 2379)
         assert policies.allow(made[part], by_address, 2379)
         assert policies.allow(made[part], Outside("192.0.2.1"), 12379), "a name: wherever it leads to"
         assert not policies.allow(made[part], Outside("10.9.8.6"), 2379)
+    assert policies.allow(made[MIRROR], Outside("10.1.0.2"), 2379), "etcd of the other site"
+    assert not policies.allow(made[CONTROL], Outside("10.1.0.2"), 2379)
     assert not policies.allow(made[FRONT], in_cluster, 2379)
 
 

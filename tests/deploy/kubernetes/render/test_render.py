@@ -49,7 +49,7 @@ def test_kubectl_builds_each_overlay_and_finds_in_it_what_we_do(overlay):
 @needs_kubectl
 def test_kubectl_builds_every_folder_of_the_tree(rendered):
     folders = sorted(file.parent for file in rendered.rglob("kustomization.yaml"))
-    assert len(folders) == 8
+    assert len(folders) == 9
 
     for folder in folders:
         assert kustomized(folder) if "components" not in folder.parts else documents(folder / "kustomization.yaml")
@@ -67,6 +67,7 @@ def test_every_overlay_brings_what_a_pool_needs(objects):
         "Deployment understudy/front-cart",
         "Service understudy/front-cart",
         "Deployment understudy/operator-cart",
+        "Deployment understudy/mirror-cart",
         "ConfigMap understudy/understudy-etcd",
         "NetworkPolicy understudy/default-deny",
         "NetworkPolicy cart/members-cart",
@@ -193,6 +194,9 @@ def test_json_for_programs(tmp_path):
         (("--etcd-login-secret", "s"), "an etcd of your own"),
         (("--etcd", "etcd:notaport:1"), "etcd:notaport:1"),
         (("--etcd", ","), "'trial'"),
+        (("--mirror-site", "east"), "go together"),
+        (("--mirror-site", "east", "--mirror-peer", "east=etcd:2379"), "it is the other site"),
+        (("--mirror-site", "east", "--mirror-peer", "west=https://etcd:2379"), "--mirror-peer-tls-secret"),
         (("--runbook-base", "https://docs.example/#top"), "--runbook-base"),
     ],
 )
