@@ -3,14 +3,14 @@
     python -m bench.exposure --kills 50             writes bench/results/exposure.json (about 15 minutes)
     python -m bench.exposure --table                print what was measured so far
 
-A pool with two members on each of two sites, ``copies: 2`` without ``spread: site``, and ``durability: replicas``. So
-some slots have both of their copies on one site, and what etcd does not have of them is lost with it. etcd, the control
-server and the front Envoy are on neither site. Clients write carts through Envoy, each write another item.
+A pool with three members in the east and one in the west, ``copies: 2`` without ``spread: site``, and ``durability:
+replicas``. So most slots of the east have both of their copies there, and what etcd does not have of them is lost with
+it. etcd, the control server and the front Envoy are on neither site. Clients write carts through Envoy, each write
+another item.
 
-Each time the statement for one site is read. Within a second, at a random moment, all members of the site get SIGKILL,
-sidecars and applications at once. When the other site serves, every cart is read: an item that was acknowledged and is
-not there is lost. Then the site is started again. The first half of the kills is on one site, and the rest on the other,
-since a site that has just stood in for the other one states what it had then.
+Each time the statement for the east is read. Within about a second, at a random moment, all of its members get SIGKILL,
+sidecars and applications at once. When the west serves, every cart is read: an item that was acknowledged and is not
+there is lost. Then the east is started again.
 """
 
 import argparse
@@ -48,8 +48,9 @@ from understudy.statesync.pool.spec_reader import parse_spec
 from understudy.statesync.pool.state import PoolState
 
 RESULTS = Path(__file__).parent / "results" / "exposure.json"
-SITES = ("east", "west")
-MEMBERS = 4
+SITES = ("east", "east", "east", "west")
+"""The site of each member."""
+STRUCK = SITES[0]
 SYNC_PREFIXES = "ABCDEF"
 """6 of the 64 letters of session keys: carts whose keys begin so are written as ``sync``."""
 PATIENCE = 90.0
@@ -90,13 +91,12 @@ class Loss(msgspec.Struct, frozen=True):
 
 
 class Kill(msgspec.Struct, frozen=True):
-    """One kill. ``stated`` is ``if_lost`` of the site, ``present`` how many saves its members lacked when asked.
+    """One kill. ``stated`` is ``if_lost`` of :data:`STRUCK`, ``present`` how many saves its members lacked when asked.
 
     ``after_ms``: from the question to the kill. ``alone``: slots whose copies are all on the site. ``written``: writes
     that were acknowledged since the kill before. ``load``: the machine's load average.
     """
 
-    site: str
     stated: dict[str, Any]
     present: int
     after_ms: float
@@ -225,6 +225,7 @@ class Bench:
 
     def __init__(self, pool: LocalPool, etcd: EtcdClient, writers: Writers) -> None:
         self._pool, self._etcd, self._writers = pool, etcd, writers
+        self._struck = [place for place in pool.layout.members if place.site == STRUCK]
         self._shares: dict[str, int] = {}
 
     async def until_whole(self, boots: dict[str, str]) -> None:
@@ -242,18 +243,19 @@ class Bench:
 
     def _lacking(self, state: PoolState, boots: dict[str, str]) -> str:
         names = [place.name for place in self._pool.layout.members]
-        bare = [slot for slot, at in state.owners.items() if len(_copies(state, slot, at.record)) < 2]  # noqa: PLR2004
+        bare = [slot for slot, at in state.owners.items() if len(_copies(state, slot, at.record)) < 2]
         shares = self._shares or dict.fromkeys(names, 1)
         return not_recovered(state, shares, boots) or (f"{len(bare)} slots have one copy" if bare else "")
 
-    async def kill(self, site: str) -> Kill:
-        """Read the statement for a site, kill it, judge, and mend it."""
+    async def kill(self) -> Kill:
+        """Read the statement for the site, kill it, judge, and mend it."""
         begun, written = time.monotonic(), self._writers.written
         self._writers.go_on()
         await asyncio.sleep(STEADY[0] + random.uniform(0, STEADY[1]))
         asked = time.monotonic()
-        state, stated, present = await self._statement(site)
-        names = [name for member in self._of_site(site) for name in self._pool.member_processes(member)]
+        state, stated, present = await self._statement()
+        struck_members = [place.name for place in self._struck]
+        names = [name for member in struck_members for name in self._pool.member_processes(member)]
         await asyncio.sleep(random.random())
         after = time.monotonic() - asked
         self._pool.processes.kill(*names)
@@ -263,13 +265,12 @@ class Bench:
         lost = Counter(one.durability for one in losses)
         written = self._writers.written - written
         await self._pool.processes.start_again(*names)
-        await self.until_whole({member: state.members[member].record.boot for member in self._of_site(site)})
+        await self.until_whole({member: state.members[member].record.boot for member in struck_members})
         return Kill(
-            site=site,
             stated=stated,
             present=present,
             after_ms=round(after * 1000),
-            alone=sum(there == {site} for there in copies_by_slot(state).values()),
+            alone=sum(there == {STRUCK} for there in copies_by_slot(state).values()),
             written=written,
             lost={name: lost[name] for name in ("replicas", "sync")},
             oldest_ms=round(max((one.oldest_ms for one in losses), default=0.0)),
@@ -277,31 +278,27 @@ class Bench:
             load=round(os.getloadavg()[0], 1),
         )
 
-    async def _statement(self, site: str) -> tuple[PoolState, dict[str, Any], int]:
+    async def _statement(self) -> tuple[PoolState, dict[str, Any], int]:
         """What ``site status`` says of the loss of a site, and how many saves its members lack at this moment."""
         state, revision = await read_pool(self._etcd, self._pool.layout.pool)
-        present = await self._present(site)
+        present = await self._present()
         reports = await read_reports(state, None)
         view = sites_view(state, revision=revision, now=time.time(), reports=reports)
-        return state, next(row["if_lost"] for row in view["sites"] if row["site"] == site), present
+        return state, next(row["if_lost"] for row in view["sites"] if row["site"] == STRUCK), present
 
-    async def _present(self, site: str) -> int:
+    async def _present(self) -> int:
         count = 0
         async with aiohttp.ClientSession() as http:
-            for place in self._pool.layout.members:
-                if place.site == site:
-                    async with http.get(f"http://{place.peer}{STATUS_PATH}") as answer:
-                        count += (await answer.json())["replication"]["unsaved_sessions"]
+            for place in self._struck:
+                async with http.get(f"http://{place.peer}{STATUS_PATH}") as answer:
+                    count += (await answer.json())["replication"]["unsaved_sessions"]
         return count
-
-    def _of_site(self, site: str) -> list[str]:
-        return [place.name for place in self._pool.layout.members if place.site == site]
 
     async def _state(self) -> PoolState:
         return (await read_pool(self._etcd, self._pool.layout.pool))[0]
 
 
-def _copies(state: PoolState, slot: int, owner: Any) -> frozenset[Any]:  # noqa: ANN401 - a record
+def _copies(state: PoolState, slot: int, owner: Any) -> frozenset[Any]:
     return frozenset(agreed_set(owner, state.sync_sets.get(slot)).members)
 
 
@@ -313,7 +310,7 @@ async def measure(options: argparse.Namespace, results: dict[str, Any]) -> None:
         settings = LocalSettings(
             Path(directory) / "run",
             spec_of(),
-            members=MEMBERS,
+            members=len(SITES),
             etcd_election_ms=1000,
             sites=SITES,
             log_level="warning",
@@ -324,35 +321,35 @@ async def measure(options: argparse.Namespace, results: dict[str, Any]) -> None:
             bench = Bench(pool, etcd, writers)
             await bench.until_whole({})
             async with writers.running():
-                for number in range(options.kills):
+                for number in range(1, options.kills + 1):
                     if time.monotonic() - begun > options.seconds:
                         break
-                    one = await bench.kill(SITES[2 * number // options.kills])
+                    one = await bench.kill()
                     results["kills"].append(msgspec.to_builtins(one))
                     options.results.write_text(json.dumps(results, indent=1) + "\n")
-                    print(_line(len(results["kills"]), one), file=sys.stderr, flush=True)
+                    print(_line(number, one), file=sys.stderr, flush=True)
 
 
 def _line(number: int, one: Kill) -> str:
     stated = one.stated
+    wrong = f"{'' if one.bounded else '  MORE SESSIONS'}{'' if one.bounded_ms else '  OLDER'}"
     return (
-        f"{number:3} {one.site}: stated {stated['sessions']} sessions, {stated['bound_ms']} ms; lost {one.lost}, "
-        f"oldest {one.oldest_ms:g} ms; {one.present} at the question {one.after_ms:g} ms before; {one.alone} slots alone, "
-        f"{one.written} writes, {one.seconds:g} s, load {one.load:g}{'' if one.bounded else '  MORE SESSIONS'}"
-        f"{'' if one.bounded_ms else '  OLDER'}"
+        f"{number:3}: stated {stated['sessions']} sessions, {stated['bound_ms']} ms; lost {one.lost}, "
+        f"oldest {one.oldest_ms:g} ms; {one.present} at the question {one.after_ms:g} ms before; "
+        f"{one.alone} slots alone, {one.written} writes, {one.seconds:g} s, load {one.load:g}{wrong}"
     )
 
 
 def table(kills: Sequence[Kill]) -> str:
     """The figures as Markdown."""
     lost = [one.lost["replicas"] for one in kills]
-    count = len(kills)
+    count, present = len(kills), sum(one.present >= one.lost["replicas"] for one in kills)
     rows = {
         "kills; writes acknowledged": f"{count}; {sum(one.written for one in kills)}",
         "sessions stated: median, most": _spread([one.stated["sessions"] for one in kills]),
         "sessions that lost `replicas` writes: median, most": _spread(lost),
         "stated sessions ≥ lost ones": f"{sum(one.bounded for one in kills)} of {count}",
-        "the same, had the count of the moment been stated": f"{sum(one.present >= n for one, n in zip(kills, lost, strict=True))} of {count}",
+        "the same, had the count of the moment been stated": f"{present} of {count}",
         "ms stated: median, most": _spread([one.stated["bound_ms"] for one in kills]),
         "age of the oldest lost write, ms: median, most": _spread([one.oldest_ms for one in kills]),
         "stated ms ≥ this age": f"{sum(one.bounded_ms for one in kills)} of {count}",
@@ -371,7 +368,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=3600.0, help="kill no more after so long")
     parser.add_argument("--clients", type=int, default=60)
-    parser.add_argument("--rate", type=float, default=80.0, help="writes a second, of all clients together")
+    parser.add_argument("--rate", type=float, default=100.0, help="writes a second, of all clients together")
     parser.add_argument("--table", action="store_true", help="only print what was measured so far")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()

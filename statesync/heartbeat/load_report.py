@@ -67,7 +67,7 @@ def _are_versions(raw: object) -> bool:
 
 
 def _are_unsaved(raw: object) -> bool:
-    return isinstance(raw, list | tuple) and len(raw) >= 2 and all(map(_is_count, raw[:2]))  # noqa: PLR2004
+    return isinstance(raw, list | tuple) and len(raw) >= 2 and all(map(_is_count, raw[:2]))
 
 
 def _is_count(raw: object) -> bool:

@@ -109,6 +109,20 @@ def test_a_site_is_shown_as_site_status_shows_it():
     assert "no acknowledged write is lost" in shown["west"]["if_lost"]
 
 
+@pytest.mark.parametrize(
+    ("unsaved", "told"), [([7, 1120], "of the last 1120 ms, of at most 7 sessions"), (None, "an unknown number of")]
+)
+def test_a_site_says_by_the_reports_of_members_what_its_loss_may_cost(unsaved, told):
+    state = a_pool()
+    for slot, at in state.owners.items():
+        process = Process(at.record.active, at.record.boot)
+        state.sync_sets[slot] = At(SyncRecord(1, (process,), memory=True), 4)
+    (member,) = (name for name, at in state.members.items() if at.record.site == "west")
+    shown = frame_of(state, 9, NOW, Surroundings(load=[{"member": member, "unsaved": unsaved}])).objects["sites"]
+    assert told in shown["west"]["if_lost"]
+    assert "an unknown number of" in shown["east"]["if_lost"]
+
+
 def test_a_drill_that_runs_elsewhere_is_shown_until_its_drain_ends():
     state, ended = a_pool(), {"state": "done", "headline": "The last drill here has ended.", "now": ""}
     state.intents["cart-2"] = At(Intent("cart-2", NOW + 60, NOW, drill="anna"), 7)
