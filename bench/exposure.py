@@ -1,6 +1,7 @@
 """Whether ``site status`` says beforehand what the loss of a site costs: ``make bench-exposure``.
 
     python -m bench.exposure --kills 50             writes bench/results/exposure.json (about 15 minutes)
+    python -m bench.exposure --clients 60           another run, which is kept beside it: each session is written more often
     python -m bench.exposure --table                print what was measured so far
 
 A pool with three members in the east and one in the west, ``copies: 2`` without ``spread: site``, and ``durability:
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -306,8 +307,8 @@ def _copies(state: PoolState, slot: int, owner: Any) -> frozenset[Any]:
     return frozenset(agreed_set(owner, state.sync_sets.get(slot)).members)
 
 
-async def measure(options: argparse.Namespace, results: dict[str, Any]) -> None:
-    """Kill sites, and write down each kill."""
+async def measure(options: argparse.Namespace, note: Callable[[Kill], None]) -> None:
+    """Kill the site again and again, and note each kill."""
     begun = time.monotonic()
     environment = {**os.environ, "UNDERSTUDY_ETCD_BINARY": "/usr/bin/etcd"}
     with tempfile.TemporaryDirectory(prefix="understudy-exposure-", ignore_cleanup_errors=True) as directory:
@@ -329,8 +330,7 @@ async def measure(options: argparse.Namespace, results: dict[str, Any]) -> None:
                     if time.monotonic() - begun > options.seconds:
                         break
                     one = await bench.kill()
-                    results["kills"].append(msgspec.to_builtins(one))
-                    options.results.write_text(json.dumps(results, indent=1) + "\n")
+                    note(one)
                     print(_line(number, one), file=sys.stderr, flush=True)
 
 
@@ -344,14 +344,21 @@ def _line(number: int, one: Kill) -> str:
     )
 
 
-def table(kills: Sequence[Kill]) -> str:
-    """The figures as Markdown."""
-    lost = [one.lost["replicas"] for one in kills]
+def table(runs: Mapping[str, Sequence[Kill]]) -> str:
+    """The figures as Markdown; a column for each run."""
+    columns = [figures(kills) for kills in runs.values()]
+    lines = [f"| figure | {' | '.join(runs)} |", "|---" * (len(runs) + 1) + "|"]
+    lines += [f"| {name} | {' | '.join(column[name] for column in columns)} |" for name in (columns or [{}])[0]]
+    return "\n".join(lines)
+
+
+def figures(kills: Sequence[Kill]) -> dict[str, str]:
+    """What a run has shown."""
     count, present = len(kills), sum(one.present >= one.lost["replicas"] for one in kills)
-    rows = {
-        "kills; writes acknowledged": f"{count}; {sum(one.written for one in kills)}",
+    return {
+        "kills; writes acknowledged": f"{count}; {sum(one.written for one in kills):,}",
         "sessions stated: median, most": _spread([one.stated["sessions"] for one in kills]),
-        "sessions that lost `replicas` writes: median, most": _spread(lost),
+        "sessions that lost `replicas` writes: median, most": _spread([one.lost["replicas"] for one in kills]),
         "stated sessions ≥ lost ones": f"{sum(one.bounded for one in kills)} of {count}",
         "the same, had the count of the moment been stated": f"{present} of {count}",
         "ms stated: median, most": _spread([one.stated["bound_ms"] for one in kills]),
@@ -360,7 +367,6 @@ def table(kills: Sequence[Kill]) -> str:
         "kills that lost a write older than `checkpoint_ms`": f"{sum(one.oldest_ms > CHECKPOINT_MS for one in kills)}",
         "`sync` writes lost": f"{sum(one.lost['sync'] for one in kills)}",
     }
-    return "\n".join(["| figure | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 
 def _spread(values: Sequence[float | None]) -> str:
@@ -372,15 +378,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=3600.0, help="kill no more after so long")
-    parser.add_argument("--clients", type=int, default=60)
+    parser.add_argument("--clients", type=int, default=300)
     parser.add_argument("--rate", type=float, default=100.0, help="writes a second, of all clients together")
     parser.add_argument("--table", action="store_true", help="only print what was measured so far")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
+    results = json.loads(options.results.read_text()) if options.results.exists() else {}
+
+    def note(one: Kill) -> None:
+        run["kills"].append(msgspec.to_builtins(one))
+        options.results.write_text(json.dumps(results, indent=1) + "\n")
+
     if not options.table:
-        results = {"machine": machine(), "load_before": os.getloadavg()[0], "rate": options.rate, "kills": []}
-        asyncio.run(measure(options, results))
-    print(table(msgspec.convert(json.loads(options.results.read_text())["kills"], list[Kill])))
+        run = {"machine": machine(), "load_before": os.getloadavg()[0], "rate": options.rate, "kills": []}
+        results[f"{options.clients} clients"] = run
+        asyncio.run(measure(options, note))
+    print(table({name: msgspec.convert(run["kills"], list[Kill]) for name, run in results.items()}))
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def test_a_statement_holds_if_no_more_sessions_and_no_older_writes_were_lost():
         (False, True),
         (True, True),
     ]
-    table = exposure.table(kills)
+    table = exposure.table({"60 clients": kills})
     assert "| stated sessions ≥ lost ones | 2 of 4 |" in table
     assert "| the same, had the count of the moment been stated | 3 of 4 |" in table
     assert "| kills that lost a write older than `checkpoint_ms` | 2 |" in table
