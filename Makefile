@@ -8,7 +8,7 @@ TYPES  := build/types/understudy
 PACKAGES := xds proxy statesync telemetry deploy
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which would compile all modules anew
 
-.PHONY: help setup demo test lint format unit quick site chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-sites bench-links bench-telemetry bench-tcp bench-tenants bench-drills bench-console bench-predictive bench-overload chart images-try etcd-stubs clean bench-balance
+.PHONY: help setup demo test lint format unit quick site chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-sites bench-exposure bench-links bench-telemetry bench-tcp bench-tenants bench-drills bench-console bench-predictive bench-overload chart images-try etcd-stubs clean bench-balance
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -75,6 +75,9 @@ bench-failover: $(STAMP)  ## failovers beside Envoy and HAProxy with Redis; EVEN
 
 bench-sites: $(STAMP)  ## loss and switch of a site at 0, 5 and 20 ms between sites; EVENTS=20; needs root; writes bench/results/sites.json (35 min)
 	$(BIN)/python -m bench.sites --events $(or $(EVENTS),20)
+
+bench-exposure: $(STAMP)  ## 50 kills of a site, each beside what site status had said of its loss; KILLS=50; writes bench/results/exposure.json (15 min)
+	$(BIN)/python -m bench.exposure --kills $(or $(KILLS),50)
 
 bench-links: $(STAMP)  ## 100 random cuts of the link between two sites; CUTS=100; needs root; writes bench/results/links.json (40 min)
 	$(BIN)/python -m bench.links --cuts $(or $(CUTS),100)

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+from bench import exposure
+from bench.exposure import Kill
 from bench.sites import class_of, spec_of
 from bench.sites_report import Outcome, rows_of, summary
 from understudy.deploy.local.linked_pool import moved
@@ -63,3 +65,24 @@ def test_each_process_has_the_address_of_its_site(tmp_path: Path):
     assert layout.front.listen.startswith("10.0.0.1:")
     assert layout.site_fronts[0].admin.startswith("10.0.0.2:")
     assert "127.0.0.1" not in layout.encode()
+
+
+def test_a_statement_holds_if_no_more_sessions_and_no_older_writes_were_lost():
+    def a_kill(sessions, lost, oldest_ms, present=9):
+        stated = {"sessions": sessions, "bound_ms": 1100}
+        found = {"replicas": lost, "sync": 0}
+        return Kill(
+            stated, present, after_ms=500, alone=9, written=50, lost=found, oldest_ms=oldest_ms, seconds=9, load=1
+        )
+
+    kills = [a_kill(7, 7, 1100), a_kill(7, 8, 1101), a_kill(None, 0, 0, present=0), a_kill(12, 10, 900)]
+    assert [(one.bounded, one.bounded_ms) for one in kills] == [
+        (True, True),
+        (False, False),
+        (False, True),
+        (True, True),
+    ]
+    table = exposure.table({"60 clients": kills})
+    assert "| stated sessions ≥ lost ones | 2 of 4 |" in table
+    assert "| the same, had the count of the moment been stated | 3 of 4 |" in table
+    assert "| kills that lost a write older than `checkpoint_ms` | 2 |" in table

@@ -17,7 +17,7 @@ from understudy.deploy.console.plans import last_plan
 from understudy.deploy.console.problems import Problem, problems_of
 from understudy.deploy.inspect.envoys import View
 from understudy.deploy.inspect.member_views import MemberReport, slots_of
-from understudy.deploy.inspect.sites import loss_text, site_rows
+from understudy.deploy.inspect.sites import CopyReport, loss_text, site_rows
 from understudy.deploy.inspect.versions import sessions_text
 from understudy.deploy.inspect.views import failovers_view, status_view, table_view
 from understudy.deploy.inspect.warnings import recorded_warnings
@@ -120,7 +120,7 @@ def frame_of(state: PoolState, revision: int, now: float, around: Surroundings |
         },
         {
             "members": members,
-            "sites": _sites(state, members, now),
+            "sites": _sites(state, members, now, around.load),
             "slots": {str(row["slot"]): _slot(state, row, marks) for row in slots},
             "failovers": failovers,
             "envoys": _envoys(around.envoys),
@@ -186,11 +186,13 @@ def _out_of_service(state: PoolState, row: View, offline: frozenset[str], now: f
     return "", 0.0
 
 
-def _sites(state: PoolState, members: Objects, now: float) -> Objects:
-    """The sites of members, and those that an operator took offline."""
+def _sites(state: PoolState, members: Objects, now: float, load: Sequence[View]) -> Objects:
+    """The sites of members, and those that an operator took offline. ``load``: what members report."""
     offline, total = state.offline(now), slots_of(state)
     well = Counter(row["site"] for row in members.values() if row["well"])
-    rows = {row["site"]: row for row in site_rows(state, copies_by_slot(state), now, {}) if row["site"]}
+    told = {row["member"]: row["unsaved"] for row in load if row.get("unsaved")}
+    unsaved = {name: CopyReport(sessions, unsaved_ms=ms) for name, (sessions, ms, *_) in told.items()}
+    rows = {row["site"]: row for row in site_rows(state, copies_by_slot(state), now, unsaved) if row["site"]}
     shown = [site for site, row in rows.items() if row["members"] or site in offline]
     return {
         site: {

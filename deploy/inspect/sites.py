@@ -26,10 +26,16 @@ from understudy.statesync.pool.state import PoolState
 
 
 class CopyReport(NamedTuple):
-    """What a member says: how many of its sessions are not in etcd yet, and how long a slot has been on one site."""
+    """What a member says of its slots.
+
+    ``unsaved``: how many of their sessions etcd lacked at the most of late, and for how many ms (``unsaved_ms``). A
+    member of an earlier release only says how many it lacks now. ``one_site_seconds``: how long a slot has been on one
+    site.
+    """
 
     unsaved: int
     one_site_seconds: float = 0.0
+    unsaved_ms: int = 0
 
 
 async def read_reports(state: PoolState, tls: TlsOptions | None) -> dict[str, CopyReport | None]:
@@ -39,13 +45,19 @@ async def read_reports(state: PoolState, tls: TlsOptions | None) -> dict[str, Co
 
         async def ask(member: str) -> CopyReport | None:
             try:
-                answer = (await members.get(member, STATUS_PATH))["replication"]
-                one_site = answer.get("one_site", {})  # 0.1.0 does not say
-                return CopyReport(int(answer["unsaved_sessions"]), float(one_site.get("seconds", 0.0)))
+                return report_of((await members.get(member, STATUS_PATH))["replication"])
             except (MemberError, KeyError, TypeError, ValueError, AttributeError):
                 return None
 
         return dict(zip(addresses, await asyncio.gather(*map(ask, addresses)), strict=True))
+
+
+def report_of(replication: Mapping[str, Any]) -> CopyReport:
+    """What a member's status says under ``replication``. Raises ``KeyError``, ``TypeError`` or ``ValueError``."""
+    one_site = replication.get("one_site", {})  # 0.1.0 says neither this nor the most
+    unsaved = replication.get("unsaved_sessions_most", replication["unsaved_sessions"])
+    unsaved_ms = replication.get("unsaved_ms_most", 0)
+    return CopyReport(int(unsaved), float(one_site.get("seconds", 0.0)), int(unsaved_ms))
 
 
 def sites_view(
@@ -66,8 +78,7 @@ def sites_view(
     """
     copies, total = copies_by_slot(state), slots_of(state)
     said = reports or {}
-    unsaved = {name: one.unsaved if one else None for name, one in said.items()}
-    rows = site_rows(state, copies, now, unsaved)
+    rows = site_rows(state, copies, now, said)
     return {
         "pool": state.keys.pool,
         "revision": revision,
@@ -91,12 +102,12 @@ def sites_view(
 
 
 def site_rows(
-    state: PoolState, copies: Mapping[int, frozenset[str]], now: float, unsaved: Mapping[str, int | None]
+    state: PoolState, copies: Mapping[int, frozenset[str]], now: float, reports: Mapping[str, CopyReport | None]
 ) -> list[View]:
     """Each site of :func:`sites_view`; ``copies`` are those of :func:`copies_by_slot`."""
     graded = site_grades(state)
     names = sorted({at.record.site for at in state.members.values()} | {site for site in state.sites if site})
-    return [_site_view(state, name, copies, now, unsaved) | _graded(graded.get(name)) for name in names]
+    return [_site_view(state, name, copies, now, reports) | _graded(graded.get(name)) for name in names]
 
 
 def site_grades(state: PoolState) -> dict[str, Grade]:
@@ -159,7 +170,7 @@ def _site_view(
     site: str,
     copies: Mapping[int, frozenset[str]],
     now: float,
-    unsaved: Mapping[str, int | None],
+    reports: Mapping[str, CopyReport | None],
 ) -> View:
     members = sorted(name for name, at in state.members.items() if at.record.site == site)
     able = [name for name in members if state.members[name].record.state.may_hold_slots]
@@ -177,7 +188,7 @@ def _site_view(
         "weight": sum(state.members[name].record.weight for name in able),
         "active": len(active),
         "copies": sum(site in having for having in copies.values()),
-        "if_lost": _if_lost(state, site, active, copies, {name: unsaved.get(name) for name in members}),
+        "if_lost": _if_lost(state, site, active, copies, [reports.get(name) for name in members]),
     }
 
 
@@ -186,26 +197,27 @@ def _if_lost(
     site: str,
     active: Sequence[int],
     copies: Mapping[int, frozenset[str]],
-    unsaved: Mapping[str, int | None],
+    reports: Sequence[CopyReport | None],
 ) -> View:
     """What happens to the slots that are served on ``site`` if all its members die at once now.
 
     ``from_memory``: another site has a copy, so no acknowledged write of any class is lost. ``from_etcd``: no other
     site has one, and etcd has every acknowledged write. ``lossy``: no other site has one, and ``replicas`` writes of
     the last ``bound_ms`` may be in memory only; ``sessions`` is how many at the most, None if a member did not say.
+    ``reports`` are those of its members. They tell of the last 10 s, so if the load grows, more may be lost.
     """
     others = bool({at.record.site for at in state.members.values() if at.record.state.may_hold_slots} - {site})
     alone = [slot for slot in active if not copies.get(slot, frozenset()) - {site}]
     lossy = [slot for slot in alone if agreed_set(state.owners[slot].record, state.sync_sets.get(slot)).memory]
-    known = [count for count in unsaved.values() if count is not None]
-    spec = state.spec.record if state.spec else None
+    known = [one for one in reports if one is not None]
+    bounds = [state.spec.record.replication.checkpoint_ms if state.spec else 0, *(one.unsaved_ms for one in known)]
     return {
         "survivors": others,
         "from_memory": len(active) - len(alone),
         "from_etcd": len(alone) - len(lossy),
         "lossy": len(lossy),
-        "sessions": (sum(known) if len(known) == len(unsaved) else None) if lossy else 0,
-        "bound_ms": spec.replication.checkpoint_ms if lossy and spec else 0,
+        "sessions": (sum(one.unsaved for one in known) if len(known) == len(reports) else None) if lossy else 0,
+        "bound_ms": max(bounds) if lossy else 0,
     }
 
 
@@ -384,7 +396,7 @@ def loss_text(loss: Mapping[str, Any]) -> str:
         parts.append(f"{loss['from_etcd']} slots are read from etcd")
     if loss["lossy"]:
         most = "an unknown number of" if loss["sessions"] is None else f"at most {loss['sessions']}"
-        bound = f"replicas writes of the last {loss['bound_ms']} ms, of {most} sessions"
+        bound = f"replicas writes of the last {loss['bound_ms']} ms, of {most} sessions by the last 10 s"
         parts.append(f"{loss['lossy']} slots may lose {bound}; no sync write is lost")
     elif parts:
         parts.append("no acknowledged write is lost")

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.active_slot import ActiveSlot, ActiveWrite, NotYet
+from understudy.proxy.ownership.exposure import Exposure
 from understudy.proxy.ownership.owned_slots import OwnedSlot
 from understudy.proxy.ownership.pool_updates import PoolUpdates
 from understudy.proxy.replication.copy_keeper import CopyKeeper
@@ -91,8 +92,8 @@ class ActiveSlots:
         self._timer = SharedTimer()
         self.begun = 0
         """How many slots have begun so far."""
-        self.unsaved_bytes = 0
-        """The size of what etcd does not have yet, as of the last :data:`TICK`."""
+        self.exposure = Exposure()
+        """What etcd does not have yet, as of the last :data:`TICK`."""
         self.on_blocked: Callable[[], None] = lambda: None
         """Called when something waits that a change of a sync set may help."""
         self.on_fenced: Callable[[Kv | None], None] = lambda _found: None
@@ -415,7 +416,7 @@ class ActiveSlots:
             await tick(TICK)
             now, spec = time.monotonic(), self._pool.spec
             patience = spec.replication.checkpoint_ms / 1000 if spec is not None else 1.0
-            self.unsaved_bytes = sum(active.saves.bytes for active in self._unfinished)
+            self.exposure.look(self._unfinished, self._committer.pressure(now).delay, now)
             self._save_overdue(now, patience)
             for active in list(self._unfinished):
                 stands = self._slots.get(active.stream.slot) is active

@@ -54,7 +54,7 @@ class WriteLimits:
         return problem(503, "overloaded", why, retry_after=RETRY_AFTER)
 
     def _why(self, spec: PoolSpec, *, new: bool, from_memory: bool, priority: Priority) -> str:
-        unsaved = self._active.unsaved_bytes
+        unsaved = self._active.exposure.bytes
         if unsaved > spec.limits.unsaved_bytes:
             return f"{unsaved} bytes of sessions wait for etcd, more than this pool's limits.unsaved_bytes"
         if from_memory:

@@ -13,6 +13,7 @@ from itertools import islice
 
 from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.health.process_usage import ProcessUsage
+from understudy.proxy.ownership.exposure import Exposure
 from understudy.proxy.ownership.owned_slots import OwnedSlots
 from understudy.statesync.heartbeat.load_report import LOAD_INTERVAL, LoadReport, SlotLoad, SlotRates, Smoothed
 from understudy.statesync.sessions.replica import Replica
@@ -30,16 +31,24 @@ class LoadMeter:
         replica: their sessions.
         loop_lag: how late the event loop is.
         usage: the CPU and the memory that is used.
+        exposure: what etcd lacks.
     """
 
     def __init__(
-        self, calls: Sequence[int], owned: OwnedSlots, replica: Replica, loop_lag: LoopLag, usage: ProcessUsage
+        self,
+        calls: Sequence[int],
+        owned: OwnedSlots,
+        replica: Replica,
+        loop_lag: LoopLag,
+        usage: ProcessUsage,
+        exposure: Exposure,
     ) -> None:
         self._calls = calls
         self._owned = owned
         self._replica = replica
         self._loop_lag = loop_lag
         self._usage = usage
+        self._exposure = exposure
         self._rates = SlotRates()
         self._cpu, self._lag = Smoothed(), Smoothed()
         self._mean: dict[int, float] = {}
@@ -76,6 +85,7 @@ class LoadMeter:
             app=usage.app,
             slots=[self._slot(slot, known[slot]) for slot in active if slot in known],
             versions=self._replica.apps(active),
+            unsaved=self._exposure.most(now),
         )
 
     def _slot(self, slot: int, calls: float) -> SlotLoad:

@@ -79,13 +79,17 @@ def replication_view(sidecar: Sidecar) -> dict[str, object]:
     """The slots in which this process is active, and what etcd does not have of them yet.
 
     ``one_copy``: slots whose sync set is this process alone. ``one_site``: those with current copies on one site only.
+    ``unsaved_sessions`` is how many saves etcd lacks now; ``..._most`` what it lacked at the most of late.
     """
-    active = sidecar.active.slots
+    active, most = sidecar.active.slots, sidecar.active.exposure.most(time.monotonic())
+    unsaved = sum(len(one.saves) for one in active)
     return {
         "active": len(active),
         "one_copy": sum(len(one.stream.agreed.members) < 2 for one in active),
         "copies": sum(copy.whole for copy in sidecar.keeper.copies.values()),
-        "unsaved_sessions": sum(len(one.saves) for one in active),
+        "unsaved_sessions": unsaved,
+        "unsaved_sessions_most": max(unsaved, most.sessions),
+        "unsaved_ms_most": most.ms,
         "unsaved_bytes": sum(one.saves.bytes for one in active),
         "one_site": sidecar.site_watch.view(),
     }

@@ -39,6 +39,7 @@ class LoadReport(Record):
     known). ``lag`` is how late the event loop is, in seconds: the worst of an interval, smoothed. ``slots``: each slot
     that the member is active for and has measured for :data:`KNOWN_AFTER`. ``versions``: how many sessions of the slots
     that it is active for each version of the application wrote last ('' for sessions of which that is not known).
+    ``unsaved``: how many sessions etcd lacked at the most of late, and for how many ms; earlier releases do not say.
     """
 
     cpu: float = 0.0
@@ -49,17 +50,28 @@ class LoadReport(Record):
     app: bool = False
     slots: Sequence[SlotLoad] = ()
     versions: Mapping[str, int] | None = None
+    unsaved: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "slots", _slots(self.slots))
         if self.versions is not None and not _are_versions(self.versions):
             raise TypeError(f"LoadReport: versions are up to {VERSIONS_MOST} counts by their names")
+        if self.unsaved is not None and not _are_unsaved(self.unsaved):
+            raise TypeError("LoadReport: unsaved has a number of sessions, and one of ms")
 
 
 def _are_versions(raw: object) -> bool:
     if not isinstance(raw, Mapping) or len(raw) > VERSIONS_MOST:
         return False
-    return all(type(count) is int and 0 <= count < 1 << 53 for count in raw.values())
+    return all(map(_is_count, raw.values()))
+
+
+def _are_unsaved(raw: object) -> bool:
+    return isinstance(raw, list | tuple) and len(raw) >= 2 and all(map(_is_count, raw[:2]))
+
+
+def _is_count(raw: object) -> bool:
+    return type(raw) is int and 0 <= raw < 1 << 53
 
 
 def _slots(raw: object) -> tuple[SlotLoad, ...]:
@@ -70,7 +82,7 @@ def _slots(raw: object) -> tuple[SlotLoad, ...]:
         if not isinstance(one, list | tuple) or len(one) < len(SlotLoad._fields):
             raise TypeError("LoadReport: a slot has its number, calls, sessions and bytes")
         slot, calls, sessions, size = one[: len(SlotLoad._fields)]  # later releases may tell more
-        whole = all(type(part) is int and 0 <= part < 1 << 53 for part in (slot, sessions, size))
+        whole = all(map(_is_count, (slot, sessions, size)))
         if not whole or slot >= MAX_SLOTS or type(calls) not in (int, float) or not 0 <= calls <= 1e9:
             raise TypeError("LoadReport: a slot has its number, calls, sessions and bytes")
         found.append(SlotLoad(slot, float(calls), sessions, size))

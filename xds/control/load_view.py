@@ -39,5 +39,6 @@ def member_load_view(name: str, one: MemberLoad) -> dict[str, Any]:
         "lag_ms": round(report.lag * 1000, 1),
         "application": report.app,
         "versions": report.versions,
+        "unsaved": report.unsaved,
         "age_seconds": round(one.age, 1),
     }

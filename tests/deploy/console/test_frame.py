@@ -12,12 +12,15 @@ from understudy.deploy.console.frame import Surroundings, frame_of
 from understudy.deploy.console.marks import letters, marks_of
 from understudy.deploy.inspect.sites import sites_view
 from understudy.deploy.inspect.views import status_view, table_view
+from understudy.statesync.heartbeat.load_report import LoadReport
 from understudy.statesync.pool.records import Intent, MemberState, Owner, Phase, SyncRecord
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_parts import SiteSpec
 from understudy.statesync.pool.spec_versions import Versions
 from understudy.statesync.pool.state import At
 from understudy.statesync.replication.sync_set import Process
+from understudy.xds.control.load_view import member_load_view
+from understudy.xds.membership.load_book import MemberLoad
 
 
 def test_a_pool_at_rest_has_no_problem_and_says_so_in_a_sentence():
@@ -122,6 +125,21 @@ def test_a_site_is_shown_as_site_status_shows_it():
         assert shown[site]["members"] == len(row["members"])
     assert shown["west"]["grade_why"] == "100 of 100: 1 of 1 members can serve"
     assert "no acknowledged write is lost" in shown["west"]["if_lost"]
+
+
+@pytest.mark.parametrize(
+    ("unsaved", "told"), [([7, 1120], "of the last 1120 ms, of at most 7 sessions"), (None, "an unknown number of")]
+)
+def test_a_site_says_by_the_reports_of_members_what_its_loss_may_cost(unsaved, told):
+    state = a_pool()
+    for slot, at in state.owners.items():
+        process = Process(at.record.active, at.record.boot)
+        state.sync_sets[slot] = At(SyncRecord(1, (process,), memory=True), 4)
+    (member,) = (name for name, at in state.members.items() if at.record.site == "west")
+    load = [member_load_view(member, MemberLoad(LoadReport(unsaved=unsaved), 1.0, 0.0, 0, 0))]
+    shown = frame_of(state, 9, NOW, Surroundings(load=load)).objects["sites"]
+    assert told in shown["west"]["if_lost"]
+    assert "an unknown number of" in shown["east"]["if_lost"]
 
 
 def test_a_drill_that_runs_elsewhere_is_shown_until_its_drain_ends():

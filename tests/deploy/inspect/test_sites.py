@@ -8,7 +8,7 @@ import pytest
 
 from understudy.deploy.common.console_style import Terminal
 from understudy.deploy.inspect.fronts import share_at_home
-from understudy.deploy.inspect.sites import CopyReport, sites_table, sites_view
+from understudy.deploy.inspect.sites import CopyReport, report_of, sites_table, sites_view
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Intent, Lost, Member, MemberState, Owner, Process, SyncRecord, Table
@@ -77,6 +77,24 @@ def test_writes_in_memory_of_one_site_alone_would_be_lost_and_are_counted(
     assert (loss["lossy"], loss["sessions"], loss["bound_ms"]) == (1, sessions, 1000)
 
 
+def test_a_loss_goes_back_as_far_as_a_member_of_the_site_says() -> None:
+    reports = {"cart-1": CopyReport(5, unsaved_ms=1120), "cart-3": CopyReport(0), "cart-2": CopyReport(9, 0.0, 5000)}
+    view = view_of(pool([("cart-1", "cart-3")], memory=True), reports=reports)
+    assert [row["if_lost"]["bound_ms"] for row in view["sites"]] == [1120, 0]
+
+
+@pytest.mark.parametrize(
+    ("more", "report"),
+    [
+        ({}, CopyReport(3)),
+        ({"one_site": {"seconds": 4.0}}, CopyReport(3, 4.0)),
+        ({"unsaved_sessions_most": 8, "unsaved_ms_most": 1120}, CopyReport(8, 0.0, 1120)),
+    ],
+)
+def test_a_member_of_an_earlier_release_says_only_what_etcd_lacks_now(more: dict[str, Any], report: CopyReport) -> None:
+    assert report_of({"unsaved_sessions": 3, **more}) == report
+
+
 def test_a_process_that_has_started_anew_has_no_copy() -> None:
     state = pool([ORDER])
     state.members["cart-2"] = At(
@@ -143,7 +161,8 @@ def test_the_table_says_what_a_loss_costs_and_each_problem_with_its_remedy(capsy
     said = capsys.readouterr().out
     assert "1 of 2 slots have current copies on two sites or more" in said
     assert "1 slots go on from memory elsewhere" in said
-    assert "1 slots may lose replicas writes of the last 1000 ms, of at most 3 sessions; no sync write is lost" in said
+    assert "1 slots may lose replicas writes of the last 1000 ms, of at most 3 sessions by the last 10 s" in said
+    assert "no sync write is lost" in said
     assert "! site west is offline for 2 h 5 min: understudy site online west" in said
 
 

@@ -1,6 +1,7 @@
 """When a write in a replicated slot is answered, seen and saved: real streams, a real etcd, and copies by hand."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import cast
 
@@ -268,8 +269,23 @@ async def test_nothing_is_saved_before_the_checkpoint(hand: Hand, monkeypatch: p
     hand.write("k")
     hand.confirm()
     hand.run(hand.active.run)
-    await until(lambda: hand.active.unsaved_bytes > 0, 20, "it has looked for what is to be saved")
+    await until(lambda: hand.active.exposure.bytes > 0, 20, "it has looked for what is to be saved")
     assert hand.committer.queued == 0
+
+
+async def test_what_etcd_lacked_before_a_save_is_still_told_after_it(hand: Hand) -> None:
+    committing(hand)
+    await hand.begin(TWO)
+    for key in ("k", "l"):
+        hand.write(key)
+    hand.confirm()
+    hand.active.exposure.look(hand.active.unfinished, 0.5, now := time.monotonic() + 3)
+    hand.active.save_now(SLOT)
+    await until(lambda: hand.stream.saved == hand.stream.last, 20, "all is saved")
+    hand.active.exposure.look(hand.active.unfinished, 0.0, now)
+    sessions, ms = hand.active.exposure.most(now)
+    assert (sessions, hand.active.exposure.bytes) == (2, 0)
+    assert ms > 3500
 
 
 async def test_copies_are_told_what_readers_may_see(hand: Hand) -> None:

@@ -175,7 +175,7 @@ def stood_still(here: Served) -> None:
 
 
 def much_unsaved(here: Served) -> None:
-    here.a.active.unsaved_bytes = Limits().unsaved_bytes + 1
+    here.a.active.exposure.bytes = Limits().unsaved_bytes + 1
 
 
 def etcd_silent(here: Served) -> None:

@@ -6,6 +6,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from understudy.proxy.health.process_usage import ProcessUsage, Usage, cpu_limit, cpu_used, memory_limit, own_cgroup
+from understudy.proxy.ownership.exposure import Exposure
 from understudy.proxy.sidecar import load_meter
 from understudy.proxy.sidecar.load_meter import LoadMeter
 from understudy.statesync.sessions.session import Session
@@ -24,7 +25,9 @@ def a_meter(calls: list[int], slots: dict[int, int]) -> LoadMeter:
     replica.apps.side_effect = lambda slots: {"v1": len(slots)}
     seconds = iter(range(1, 100))
     usage.read.side_effect = lambda: Usage(next(seconds) * 2.5, 4.0, 1000, 8000)
-    return LoadMeter(calls, owned, replica, lag, usage)
+    exposure = Exposure()
+    exposure.look([], 0.0, 1000.0)
+    return LoadMeter(calls, owned, replica, lag, usage, exposure)
 
 
 def test_a_member_reports_calls_sessions_bytes_cpu_and_lag_of_its_slots() -> None:
@@ -40,6 +43,7 @@ def test_a_member_reports_calls_sessions_bytes_cpu_and_lag_of_its_slots() -> Non
     assert report.slots[0].calls == pytest.approx(10)
     assert report.slots[1].calls == 0
     assert report.versions == {"v1": 2}
+    assert report.unsaved == (0, 0)
     assert report.lag == pytest.approx(0.02)
     assert (report.cpus, report.memory, report.memory_limit) == (4.0, 1000, 8000)
 

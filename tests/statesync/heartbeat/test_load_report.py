@@ -38,6 +38,14 @@ def test_counts_of_versions_that_are_none_are_refused(versions: object) -> None:
         LoadReport.of({"versions": versions})
 
 
+def test_what_etcd_lacks_is_a_number_of_sessions_and_one_of_ms() -> None:
+    assert LoadReport.of({"unsaved": [7, 1120, "new"]}).unsaved == [7, 1120, "new"]
+    assert LoadReport.of({}).unsaved is None
+    for unsaved in ([7], [-1, 2], ["7", 2], 7):
+        with pytest.raises(ValueError, match="unsaved has"):
+            LoadReport.of({"unsaved": unsaved})
+
+
 def test_a_rate_begins_at_its_first_measure_and_follows_slowly() -> None:
     """A slot with 10 calls a second has that rate after one interval, and not a part of it."""
     rate = Smoothed()
