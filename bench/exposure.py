@@ -1,7 +1,7 @@
 """Whether ``site status`` says beforehand what the loss of a site costs: ``make bench-exposure``.
 
     python -m bench.exposure --kills 50             writes bench/results/exposure.json (about 15 minutes)
-    python -m bench.exposure --clients 60           another run, kept beside it: each session is written more often
+    python -m bench.exposure --clients 60           another run beside it: each session is written more often
     python -m bench.exposure --table                print what was measured so far
 
 A pool with three members in the east and one in the west, ``copies: 2`` without ``spread: site``, and ``durability:
