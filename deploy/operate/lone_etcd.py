@@ -137,7 +137,8 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         return
     process.terminate()
     try:
-        await asyncio.wait_for(process.wait(), STOP_TIMEOUT)
+        async with asyncio.timeout(STOP_TIMEOUT):
+            await process.wait()
     except TimeoutError:
         process.kill()
         await process.wait()
