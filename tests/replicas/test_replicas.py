@@ -196,8 +196,12 @@ async def test_etcds_leader_and_a_member_die_at_once_and_nothing_is_lost_or_writ
         leader.spawn()
         await leader.ready()
         await started_again(pool, "m1")
-        for member in ("m2", "m3"):
-            assert await caller.get("m1", f"with-a-new-leader-{member}") == (200, "kept")
+
+        async def all_kept() -> bool:
+            answers = [await caller.get("m1", f"with-a-new-leader-{member}") for member in ("m2", "m3")]
+            return answers == [(200, "kept")] * 2
+
+        await until(all_kept, 40, "m1 knows the pool again, and answers for both")
 
 
 async def began_a_session(pool: FaultPool, member: str) -> tuple[int, str]:
