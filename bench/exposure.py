@@ -133,6 +133,7 @@ class Writers:
         self._open = asyncio.Event()
         self._begun = 0.0
         self._busy = 0
+        self.unanswered = 0
         self.written = 0
 
     @contextlib.asynccontextmanager
@@ -185,7 +186,7 @@ class Writers:
                 try:
                     await self._write(number)
                 except (aiohttp.ClientError, TimeoutError):
-                    pass  # nobody knows whether it was written
+                    self.unanswered += 1  # nobody knows whether it was written, so it is not counted as acknowledged
                 finally:
                     self._busy -= 1
 
@@ -332,6 +333,7 @@ async def measure(options: argparse.Namespace, note: Callable[[Kill], None]) -> 
                     one = await bench.kill()
                     note(one)
                     print(_line(number, one), file=sys.stderr, flush=True)
+            print(f"{writers.unanswered} writes had no answer", file=sys.stderr)
 
 
 def _line(number: int, one: Kill) -> str:

@@ -137,13 +137,17 @@ class Drill:
         fronts = layout.site_fronts if settings.kind is DrillKind.LINK else ()
         return [layout.front_url, *(f"http://{front.listen}" for front in fronts)]
 
-    async def run(self, number: int) -> DrillResult:
-        """Run one drill; ``number`` counts from 0. Raises :class:`DrillRefused` unless its conditions are met."""
+    async def _require_ready(self, number: int) -> None:
+        """Raise :class:`DrillRefused` unless the conditions are met; after an earlier drill, wait for them first."""
         if number:
             await self._until(self.refusals, "the pool is ready for the next drill")
         reasons = await self.refusals()
         if reasons:
             raise DrillRefused(f"the drill is refused, nothing was changed:\n{reasons}")
+
+    async def run(self, number: int) -> DrillResult:
+        """Run one drill; ``number`` counts from 0. Raises :class:`DrillRefused` unless its conditions are met."""
+        await self._require_ready(number)
         state = await self._state()
         name = await self._target(state, number)
         if self._settings.kind is DrillKind.SITE and (reasons := "\n".join(site_refusals(state, name))):

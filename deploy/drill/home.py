@@ -24,7 +24,7 @@ from understudy.deploy.drill.conditions import (
     durability_of,
     not_recovered,
 )
-from understudy.deploy.drill.drill import COOL_DOWN, WARM_UP, Drill, DrillRefused
+from understudy.deploy.drill.drill import COOL_DOWN, WARM_UP, Drill
 from understudy.deploy.drill.measure import InjectedFault, LoadMeasure, clients_of
 from understudy.deploy.drill.record import DrillRecorder
 from understudy.deploy.drill.settings import DrillResult, DrillSettings
@@ -113,12 +113,8 @@ class HomeDrill(Drill):
         self._without_home: list[float] = []
 
     async def run(self, number: int) -> DrillResult:
-        """Run one drill; ``number`` counts from 0. Raises :class:`DrillRefused` unless its conditions are met."""
-        if number:
-            await self._until(self.refusals, "the pool is ready for the next drill")
-        reasons = await self.refusals()
-        if reasons:
-            raise DrillRefused(f"the drill is refused, nothing was changed:\n{reasons}")
+        """Run one drill; ``number`` counts from 0. Raises ``DrillRefused`` unless its conditions are met."""
+        await self._require_ready(number)
         before = await self._home.state(), await self._mirror.state()
         spec = require_pool(before[0], self._home.place.etcd)
         if not self._settings.rate or spec.tcp:
