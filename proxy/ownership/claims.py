@@ -108,10 +108,16 @@ class Claimer:
         won and etcd gave no definite answer.
 
         ``dead`` are processes that are proven dead; None if nobody has asked yet. A slot that this process
-        may not claim is left out. Nothing is claimed where the pool is not at home.
+        may not claim is left out. Nothing is claimed where the pool is not at home, or once this process is to end.
         """
-        if self._home.away:
-            slots = ()
+        with self._owned.transaction():
+            return await self._win(view, slots if self._may_claim else (), cause, dead)
+
+    @property
+    def _may_claim(self) -> bool:
+        return not (self._home.away or self._owned.closed)
+
+    async def _win(self, view: View, slots: Sequence[int], cause: Cause, dead: Collection[Process] | None) -> Won:
         record, now = self._recorder.claim(cause), time.time()
         traceparent = cause.trace.traceparent if cause.trace else ""
         whole, gone = self._keeper.is_whole, frozenset(dead or ()) | replaced_processes(view, slots)

@@ -25,7 +25,7 @@ POLL_INTERVAL = 0.05
 LINGER = 1.0
 """Seconds for which a member must stay after its last slot: until front Envoys have the routes without it."""
 SAVE_SECONDS = 2.0
-"""Seconds for which a member that could not hand all slots over saves what only memory has."""
+"""Seconds for which a member that could not hand all slots over, or got some meanwhile, saves what only memory has."""
 BEGIN_TIMEOUT = 10.0
 """Seconds for which a caller that waits for the end of a drain waits for its beginning.
 
@@ -73,6 +73,7 @@ class Drain:
         self._seconds = seconds
         self._work: asyncio.Task[None] | None = None
         self._ended_at: float | None = None
+        self._save_until: float | None = None
 
     @property
     def begun(self) -> bool:
@@ -100,8 +101,14 @@ class Drain:
         return self._work
 
     async def run(self) -> None:
-        """Hand every slot over; returns when none is left, nobody can take them, or the time is over."""
+        """Hand every slot over, or else save it, before this process ends.
+
+        Another member may not know yet that this one leaves, and hand it a slot when it has just given its last one
+        away. So in the end it takes nothing any more, and saves what came until then.
+        """
         await asyncio.shield(self.begin())
+        self._owned.closed = True
+        await self._save_left()
 
     async def _hand_over(self) -> None:
         give_up = time.monotonic() + self._seconds
@@ -113,11 +120,16 @@ class Drain:
             await asyncio.sleep(POLL_INTERVAL)
         if len(self._owned):
             logger.warning("%d slots were not handed over", len(self._owned))
-            if lacking := await self._save(SAVE_SECONDS):
-                logger.error("etcd may lack the newest writes of %d slots, which only memory has", lacking)
+            await self._save_left()
         elif self._needed():
             logger.warning("%d slots of other members still count on a copy here", self._needed())
         self._ended_at = time.monotonic()
+
+    async def _save_left(self) -> None:
+        """Save what is left, for :data:`SAVE_SECONDS` in all."""
+        self._save_until = self._save_until or time.monotonic() + SAVE_SECONDS
+        if lacking := await self._save(max(0.0, self._save_until - time.monotonic())):
+            logger.error("etcd may lack the newest writes of %d slots, which only memory has", lacking)
 
 
 class DrainApi:

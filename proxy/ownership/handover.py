@@ -268,9 +268,15 @@ class Handover:
         """Become active for slots that their owner fenced at ``revision``, and return the new owner records.
 
         Raises:
-            NotTaken: a record at ``revision`` does not name us, or somebody has changed one since.
+            NotTaken: a record at ``revision`` does not name us, somebody has changed one since, or this process ends.
             EtcdError: etcd gave no definite answer.
         """
+        if self._owned.closed:
+            raise NotTaken(f"{self._me} is about to end")
+        with self._owned.transaction():
+            return await self._take(slots, revision)
+
+    async def _take(self, slots: Sequence[int], revision: int) -> dict[int, At[Owner]]:
         record = self._recorder.handover()
         await self._see(slots, revision)
         leaving = self._left_to_us(slots, revision)

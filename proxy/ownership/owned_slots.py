@@ -8,7 +8,7 @@ the gate opens for good: every call that waited gets :class:`NotMine` and goes t
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from understudy.proxy.member.identity import MemberIdentity
@@ -68,6 +68,10 @@ class OwnedSlots:
 
     def __init__(self) -> None:
         self._owned: dict[int, OwnedSlot] = {}
+        self.closed = False
+        """Whether this process is about to end and takes no slot any more."""
+        self.taking = 0
+        """How many transactions are under way by which slots may become ours."""
         self.given_up: dict[int, int] = {}
         """Slots given up for good, with the revision of their owner records, which may still name this process."""
         self.on_lose: Callable[[int], None] = lambda _slot: None
@@ -103,6 +107,15 @@ class OwnedSlots:
     def open_slots(self) -> list[int]:
         """The owned slots that take calls now."""
         return [slot for slot, owned in self._owned.items() if owned.open.is_set()]
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Slots may become ours by a transaction inside the block; it must not begin once :attr:`closed` is true."""
+        self.taking += 1
+        try:
+            yield
+        finally:
+            self.taking -= 1
 
     def gain(self, slot: int, owner: Owner, fence: int) -> OwnedSlot:
         """Note a slot as ours, its gate still closed; replaces what was noted of it before."""

@@ -65,6 +65,7 @@ class SetChanges:
         self._pool = pool
         self._keys = pool.identity.keys
         self._etcd = etcd
+        self._owned = owned
         self._active = active
         self._connections = connections
         self._updates = updates
@@ -97,17 +98,25 @@ class SetChanges:
     async def save_all(self, seconds: float) -> int:
         """Have etcd get everything, and acknowledge nothing from memory any more: this process is about to end.
 
-        Returns how many slots have writes that etcd may lack, after so many seconds at the most.
+        Transactions that may bring slots are waited for: what these have must be saved too. Returns how many slots have
+        writes that etcd may lack, after so many seconds at the most.
         """
         self.decisions.ending = True
         give_up = time.monotonic() + seconds
-        while left := sum(active.stream.agreed.memory or bool(active.saves) for active in self._active.slots):
+        while left := self._in_memory_only():
             if time.monotonic() >= give_up:
                 break
             self.wake()
             self._decided.clear()
             await set_within(self._decided, POLL_INTERVAL)
         return left
+
+    def _in_memory_only(self) -> int:
+        """How many slots have writes that etcd may lack, and transactions under way that may bring such slots."""
+        served = sum(active.stream.agreed.memory or bool(active.saves) for active in self._active.slots)
+        records = self._pool.state.sync_sets
+        opening = [slot for slot in self._owned.slots if slot not in self._active and slot in records]
+        return served + sum(records[slot].record.memory for slot in opening) + self._owned.taking
 
     def _has(self, slot: int, process: Process) -> bool:
         active = self._active.get(slot)

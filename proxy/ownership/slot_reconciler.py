@@ -261,7 +261,7 @@ class SlotReconciler:
 
     async def _reclaim(self, slots: Sequence[int]) -> None:
         """Serve slots whose record names this process."""
-        if self._contact.silent_for(time.monotonic()) > LATE:
+        if self._owned.closed or self._contact.silent_for(time.monotonic()) > LATE:
             return
         async with self._claiming:
             view = self._pool.view()
@@ -363,7 +363,7 @@ class SlotReconciler:
         try:
             async with self._handover_gate:
                 wanted, trace = self._order_for(to)
-                slots = wanted[:SLOTS_TOGETHER]
+                slots = [] if self._owned.closed else wanted[:SLOTS_TOGETHER]
                 if slots:
                     self._handing.update(slots)
                     cause = self._reason_to_give()

@@ -90,6 +90,13 @@ async def test_who_has_not_heard_that_etcd_was_taken_over_neither_claims_nor_tak
     assert [one.slot for one in won.claims] == ([1] if heard else [])
 
 
+async def test_a_process_that_ends_claims_nothing(pool: InProcessPool) -> None:
+    a = pool["a"]
+    a.owned.closed = True
+    won = await a.claimer.win(a.pool.view(), ALL, Cause("first owner"))
+    assert (won.claims, len(a.owned), await pool.owner(0)) == ([], 0, None)
+
+
 async def test_of_two_claimants_with_the_same_view_one_wins_and_the_other_learns_who(pool: InProcessPool) -> None:
     a, b = pool["a"], pool["b"]
     view = b.pool.view()

@@ -8,7 +8,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -263,7 +263,7 @@ async def test_front_envoys_are_given_time_to_learn_of_the_end() -> None:
     owned, updates = OwnedSlots(), cast("Any", SimpleNamespace(wake=lambda: None))
     owned.reopen(owned.gain(1, Owner("a", "a1", 1), 7))
     state = DrainState(view_of("a"))
-    drain = drain_of(state, owned, updates, others=["b"], seconds=60.0)
+    drain = drain_of(state, owned, updates, others=["b"])
     handing_over = drain.begin()
     await asyncio.sleep(0)
     assert drain.outstanding(time.monotonic()) == "1 slots are still to be handed over"
@@ -276,10 +276,34 @@ async def test_front_envoys_are_given_time_to_learn_of_the_end() -> None:
     assert drain.outstanding(time.monotonic() + LINGER) == ""
 
 
-def drain_of(state: DrainState, owned: OwnedSlots, updates: Any, *, others: list[str], seconds: float) -> Drain:
-    async def save(_: float) -> int:
-        raise AssertionError("every slot is handed over")
+async def test_a_slot_that_comes_when_all_are_given_away_is_saved_and_no_other_is_taken() -> None:
+    owned, saved = OwnedSlots(), []
+    updates = SimpleNamespace(wake=lambda: None)
 
+    async def save(_: float) -> int:
+        saved.append((owned.slots, owned.closed))
+        return 0
+
+    drain = drain_of(DrainState(view_of("a")), owned, updates, others=["b"], save=save)
+    await drain.begin()
+    assert (saved, owned.closed) == ([], False), "a member that leaves may still help until it is told to end"
+    owned.gain(1, Owner("a", "a1", 2), 1)
+    await drain.run()
+    assert saved == [((1,), True)]
+
+
+async def not_needed(_: float) -> int:
+    raise AssertionError("every slot is handed over")
+
+
+def drain_of(
+    state: DrainState,
+    owned: OwnedSlots,
+    updates: Any,
+    *,
+    others: list[str],
+    save: Callable[[float], Awaitable[int]] = not_needed,
+) -> Drain:
     return Drain(
         state,
         owned,
@@ -288,7 +312,7 @@ def drain_of(state: DrainState, owned: OwnedSlots, updates: Any, *, others: list
         others=lambda: others,
         needed=lambda: 0,
         save=save,
-        seconds=seconds,
+        seconds=60.0,
     )
 
 

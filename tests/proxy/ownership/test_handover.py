@@ -196,6 +196,16 @@ async def test_the_target_takes_only_what_is_left_to_it_at_that_very_revision(po
     await until(lambda: b.owned.open_slots() == [0], what="b serves the slot")
 
 
+async def test_a_process_that_ends_takes_no_slot_and_the_owner_serves_on(pool: InProcessPool) -> None:
+    a, b = await pool.give("a", "b"), pool["b"]
+    b.owned.closed = True
+    with pytest.raises(HandoverFailed, match="b is about to end"):
+        await give(a)
+    assert sorted(a.owned.open_slots()) == ALL
+    assert len(b.owned) == 0
+    assert (await a.call("PUT", "k", "served")).status == 201
+
+
 async def test_an_owner_of_release_010_hands_over_what_etcd_has(client: EtcdClient, pool_name: str) -> None:
     """It writes no sync record, and asks before: its target needs no copy."""
     async with in_process_pool(client, pool_name, "b") as pool:

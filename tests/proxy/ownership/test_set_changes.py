@@ -550,6 +550,26 @@ async def test_with_spread_only_what_two_sites_have_is_acknowledged_from_memory(
     assert hand.write("k", "w").got != "replicas"
 
 
+async def test_what_a_handover_under_way_brings_is_saved_before_the_end(hand: Changing) -> None:
+    committing(hand)
+    running = asyncio.create_task(hand.changes.run())
+    try:
+        with hand.owned.transaction():
+            saving = asyncio.create_task(hand.changes.save_all(20.0))
+            await asyncio.sleep(0)
+            assert not saving.done()
+            await hand.begin(TWO)
+            hand.caught_up(B)
+            write = hand.write("k")
+            hand.confirm()
+        assert await saving == 0
+    finally:
+        running.cancel()
+    assert await write.done
+    assert not (await hand.record()).memory
+    assert hand.stream.saved == hand.stream.last
+
+
 async def test_memory_is_taken_back_while_writes_go_on(hand: Changing) -> None:
     """Whenever the set is looked at, some write is acknowledged that etcd does not have yet."""
     committing(hand)
