@@ -5,6 +5,7 @@ kind and a key: ``overview``, the members, the sites, the slots, the failovers a
 the reading commands (``understudy.deploy.inspect``), with what a page needs beside them.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -171,8 +172,14 @@ def _patience(state: PoolState, row: View) -> View:
     """
     if state.spec is None or row["state"] not in BEATING_STATES:
         return {"lag": "", "patience": ""}
-    rules, late = state.spec.record.liveness, row["late_seconds"]
-    patience = adaptive_timeout(rules.missed_beats * BEAT_INTERVAL, late, rules.load_cap_ms / 1000)
+    rules = state.spec.record.liveness
+    return _patience_text(row["late_seconds"], rules.missed_beats * BEAT_INTERVAL, rules.load_cap_ms / 1000)
+
+
+@functools.lru_cache(maxsize=256)
+def _patience_text(late: float, usual: float, cap: float) -> View:
+    """Kept, since members' records have few different values of it."""
+    patience = adaptive_timeout(usual, late, cap)
     return {"lag": f"up to {length(late * 1000)}" if late else "none", "patience": length(patience * 1000)}
 
 

@@ -47,9 +47,10 @@ class ForecastLevel(StrEnum):
     @property
     def rank(self) -> int:
         """0 for ok; the higher the worse."""
-        return tuple(ForecastLevel).index(self)
+        return _RANKS[self]
 
 
+_RANKS: Mapping[str, int] = {level: rank for rank, level in enumerate(ForecastLevel)}
 NO_ETCD = "etcd does not answer: "
 """How the reason begins of a member that is DOWN because it cannot reach etcd; the last error follows."""
 
@@ -129,7 +130,7 @@ class Member(Record):
     @property
     def expected(self) -> ForecastLevel:
         """The level of its forecast; one that this version does not know counts as none."""
-        return next((level for level in ForecastLevel if level == self.forecast_level), ForecastLevel.OK)
+        return ForecastLevel(self.forecast_level) if self.forecast_level in _RANKS else ForecastLevel.OK
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", MemberState(self.state))

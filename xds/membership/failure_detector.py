@@ -271,7 +271,7 @@ class FailureDetector:
     def _store(self, health: MemberHealth) -> None:
         who = (health.member, health.boot)
         before = self._members.get(who)
-        if before == health:
+        if before is health or before == health:  # most often nothing has changed: no need to compare all fields
             return
         self._members[who] = health
         if before is None or _public(before) != _public(health):
