@@ -215,14 +215,14 @@ async def test_commands_at_the_same_time_make_one_chain(pool: Shell) -> None:
 
     await asyncio.gather(
         *(act(number) for number in range(12)),
-        pool.ok("drain", "cart-1", "--wait", "0", *pool.place),
+        pool.ok("drain", "cart-2", "--wait", "0", *pool.place),
         pool.ok("site", "offline", "west", "--force", "--reason", "a test", "--wait", "0", *pool.place),
     )
     rows = await pool.rows()
     assert [row["number"] for row in rows] == list(range(1, len(rows) + 1))
     assert {row["what"] for row in rows} == {
         "apply",
-        "drain cart-1",
+        "drain cart-2",
         "site offline west",
         *(f"act {number}" for number in range(12)),
     }
