@@ -130,12 +130,14 @@ def frame_of(state: PoolState, revision: int, now: float, around: Surroundings |
 
 
 def _drill(state: PoolState, here: View, now: float) -> View:
-    """The newest drill of this control server; if none runs here, one that runs elsewhere and drains a member."""
+    """The newest drill of this control server; if none runs here, one elsewhere that drains a member or a site."""
     if here.get("state") == "running":
         return here
-    for member, at in sorted(state.intents.items()):
-        if at.record.drill and at.record.holds(now):
-            headline = f"A drill is running elsewhere: drain of {member}, started by {at.record.drill}."
+    drained = [(f"drain of {name}", at.record) for name, at in sorted(state.intents.items())]
+    offline = [(f"site {name} offline", at.record) for name, at in sorted(state.sites.items())]
+    for what, intent in (*drained, *offline):
+        if intent.drill and intent.holds(now):
+            headline = f"A drill is running elsewhere: {what}, started by {intent.drill}."
             where = "The page of the control server that runs it, or the terminal, shows what it does."
             return {"state": "running", "headline": headline, "now": where}
     return here

@@ -65,8 +65,9 @@ class SitePractice:
 
     def intent(self, site: str) -> Intent:
         """Out of service, until some time after the practice should be over."""
-        now = time.time()
-        return Intent(site=site, until=now + self._settings.seconds + EMPTY_TIMEOUT + BACK_TIMEOUT, since=now)
+        now, who = time.time(), self._actor.who or "somebody"
+        until = now + self._settings.seconds + EMPTY_TIMEOUT + BACK_TIMEOUT
+        return Intent(site=site, until=until, since=now, drill=who)
 
     async def require_allowed(self, state: PoolState, site: str) -> None:
         """Raise ``NegativeAnswer`` where ``site offline`` refuses."""

@@ -155,6 +155,16 @@ def test_a_drill_that_runs_elsewhere_is_shown_until_its_drain_ends():
     assert frame_of(state, 9, NOW + 61, Surroundings(drill=ended)).overview["drill"] == ended
 
 
+def test_a_practice_that_runs_elsewhere_is_shown_until_its_site_is_back():
+    state, ended = a_pool(), {"state": "done", "headline": "The last drill here has ended.", "now": ""}
+    offline(state, "west")
+    assert frame_of(state, 9, NOW, Surroundings(drill=ended)).overview["drill"] == ended, "an operator's own act"
+    state.sites["west"] = At(Intent(site="west", until=NOW + 60, since=NOW, drill="anna"), 7)
+    shown = frame_of(state, 9, NOW, Surroundings(drill=ended)).overview["drill"]
+    assert shown["headline"] == "A drill is running elsewhere: site west offline, started by anna."
+    assert frame_of(state, 9, NOW + 61, Surroundings(drill=ended)).overview["drill"] == ended
+
+
 def test_a_member_out_of_service_has_its_end():
     state = a_pool()
     drained(state, "cart-1", until=NOW + 60)
