@@ -73,7 +73,7 @@ class Drain:
         self._seconds = seconds
         self._work: asyncio.Task[None] | None = None
         self._ended_at: float | None = None
-        self._save_until: float | None = None
+        self._saved_for = 0.0
 
     @property
     def begun(self) -> bool:
@@ -127,8 +127,10 @@ class Drain:
 
     async def _save_left(self) -> None:
         """Save what is left, for :data:`SAVE_SECONDS` in all."""
-        self._save_until = self._save_until or time.monotonic() + SAVE_SECONDS
-        if lacking := await self._save(max(0.0, self._save_until - time.monotonic())):
+        began = time.monotonic()
+        lacking = await self._save(max(0.0, SAVE_SECONDS - self._saved_for))
+        self._saved_for += time.monotonic() - began
+        if lacking:
             logger.error("etcd may lack the newest writes of %d slots, which only memory has", lacking)
 
 
