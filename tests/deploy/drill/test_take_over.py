@@ -85,7 +85,8 @@ def layout_of(*sites: str) -> Layout:
 
 
 @pytest.mark.parametrize(
-    "sites", [("east", "west", ""), ("", "", ""), ("",), ("east",), ("east", "west", "east", "west", "east")]
+    "sites",
+    [("east", "west", ""), ("east", "west"), ("", "", ""), ("",), ("east",), ("east", "west", "east", "west", "east")],
 )
 def test_only_a_site_that_is_lost_with_most_of_etcd_is_taken_over_from(tmp_path: Path, sites: tuple[str, ...]) -> None:
     with pytest.raises(DeployError, match="--no-witness"):

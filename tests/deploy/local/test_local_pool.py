@@ -377,7 +377,7 @@ async def drilled(terminal, kind):
 
     def outcome():
         done = terminal.run("drill", kind, "--load", "30", "--for", "1s", "-o", "json")
-        return None if "slots are moving" in done.stderr else done
+        return None if "nothing was changed" in done.stderr else done
 
     done = await until(outcome, timeout=PATIENCE, what="a drill when no slot moves")
     assert done.returncode == 0, done.stdout + done.stderr
