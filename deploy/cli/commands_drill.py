@@ -46,11 +46,12 @@ Kinds:
   site-offline take a site out of service, later bring it back: the practice of a planned switch
   home-move    move the home to the other of two distant sites, and back
   home-loss    send SIGKILL to everything at the home, take over at the other distant site, and move back
+  site-take-over  send SIGKILL to the site with most of etcd, take over at the other one, and bring it back
 
 """
 KINDS = (
     *("kill", "freeze", "drain", "rolling", "etcd-leader", "control", "site", "link", "site-offline"),
-    *("home-move", "home-loss"),
+    *("home-move", "home-loss", "site-take-over"),
 )
 UNNAMED = ("drain", "link", "home-move", "home-loss")
 """Kinds whose --command need not name its target."""
@@ -81,6 +82,7 @@ def _windows(_: click.Context, parameter: click.Parameter, value: tuple[str, ...
         "understudy drill site --site east --load 300",
         "understudy drill link --link east,west --direction one-way --load 300 --for 20s",
         "UNDERSTUDY_DIR=.understudy/east understudy drill home-loss --load 100",
+        "understudy drill site-take-over --load 100",
         "understudy drill site-offline --site east --for 10m --not 'Mon-Fri 08:00-18:00'",
         "understudy drill freeze --load 200 --repeat 5 -o json",
         "understudy drill kill --pool cart --etcd etcd:2379 --admin envoy:9901 \\",
@@ -98,7 +100,8 @@ def _windows(_: click.Context, parameter: click.Parameter, value: tuple[str, ...
     "--site",
     default="",
     shell_complete=complete_site,
-    help="Site to kill (site), or to take out of service (site-offline). Default: another one in each drill.",
+    help="Site to kill (site), or to take out of service (site-offline). Default: another one in each drill; for "
+    "site-take-over the one with most of etcd.",
 )
 @click.option(
     "--link",
@@ -205,6 +208,8 @@ def drill(
     of_a_home = DrillKind(kind).of_a_home
     if (peer_url and not of_a_home) or (of_a_home and rate is None):
         raise click.UsageError("home-move and home-loss need --load N, and --peer-url is for them alone")
+    if kind == "site-take-over" and (rate is None or command):
+        raise click.UsageError(f"drill {kind} needs --load N, and --command has no effect on it")
     settings = DrillSettings(
         kind=DrillKind(kind),
         member=member,
@@ -252,7 +257,8 @@ def _check_options(
         of_members = ", ".join(other for other in type(kind) if other.of_a_member)
         raise click.UsageError(f"--member has no effect on 'drill {kind}': it is for {of_members}")
     if site and not kind.of_a_site:
-        raise click.UsageError(f"--site has no effect on 'drill {kind}': it is for site and site-offline")
+        of_sites = ", ".join(other for other in type(kind) if other.of_a_site)
+        raise click.UsageError(f"--site has no effect on 'drill {kind}': it is for {of_sites}")
     if command and kind == "site-offline":
         raise click.UsageError("--command has no effect on 'drill site-offline', which needs none")
     if command and "{name}" not in command and not member and not site and kind not in UNNAMED:
@@ -288,6 +294,7 @@ async def _run(settings: "DrillSettings", place: "PoolLocation") -> tuple[list["
     from understudy.deploy.common.printable import one_line
     from understudy.deploy.drill.drill import Drill
     from understudy.deploy.drill.home import home_drill
+    from understudy.deploy.drill.take_over import TakeOverDrill
     from understudy.deploy.inspect.query import connect
     from understudy.deploy.local.up import Interrupted, stop_signal, unless
 
@@ -304,7 +311,8 @@ async def _run(settings: "DrillSettings", place: "PoolLocation") -> tuple[list["
                     async with home_drill(settings, place, client, say) as drill:
                         results.append(await unless(stopping, drill.run(number)))
                 else:
-                    results.append(await unless(stopping, Drill(settings, place, client, say).run(number)))
+                    made = TakeOverDrill if settings.kind == "site-take-over" else Drill
+                    results.append(await unless(stopping, made(settings, place, client, say).run(number)))
             except Interrupted:
                 say("interrupted; the fault is undone")
                 return results, True

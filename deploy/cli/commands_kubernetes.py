@@ -16,6 +16,7 @@ from understudy.deploy.common.options import examples, report_output_option, sho
         "    --etcd-tls-secret etcd-client --registry registry.example/shop --version 0.1.0",
         "understudy render kubernetes -f pool.yaml --registry registry.example/shop --etcd etcd.data.svc:2379 \\",
         "    --mirror-site east --mirror-peer west=https://etcd.west.example:2379 --mirror-peer-tls-secret west",
+        "understudy render kubernetes -f pool.yaml --registry registry.example/shop --etcd-sites east,west",
         "understudy render kubernetes -f cart.yaml -f desk.yaml --registry registry.example/shop \\",
         "    --app-namespace desk=support --app-port desk=9000 --autoscale keda",
     )
@@ -56,7 +57,8 @@ from understudy.deploy.common.options import examples, report_output_option, sho
     "--image",
     multiple=True,
     metavar="PART=REFERENCE",
-    help="Image of control, sidecar, injector, envoy or etcd, as in envoy=...@sha256:...; repeatable. Default: none.",
+    help="Image of control, sidecar, injector, envoy, etcd or take-over, as in envoy=...@sha256:...; repeatable. "
+    "Default: none.",
 )
 @shown_option("--etcd", default="trial", help="'trial' to deploy one, or the URLs of yours: URL,...")
 @click.option(
@@ -65,6 +67,13 @@ from understudy.deploy.common.options import examples, report_output_option, sho
     help="Secret with ca.crt for etcd, and without --etcd-login-secret also tls.crt and tls.key. Default: no TLS.",
 )
 @click.option("--etcd-login-secret", default="", help="Secret with username and password for etcd. Default: none.")
+@click.option(
+    "--etcd-sites",
+    default="",
+    metavar="ZONE,ZONE",
+    help="Two sites without a third: the zones of the trial's etcd, two members in the first and one in the other, and "
+    "Jobs for 'site take-over'. Default: members anywhere.",
+)
 @shown_option(
     "--certificates",
     default="none",
@@ -153,6 +162,7 @@ def kubernetes(
     etcd: str,
     etcd_tls_secret: str,
     etcd_login_secret: str,
+    etcd_sites: str,
     certificates: str,
     replicas: int,
     front_replicas: int,
@@ -188,12 +198,14 @@ def kubernetes(
         make_pools,
         parse_certificates,
         parse_etcd,
+        parse_etcd_sites,
         parse_mirror,
     )
     from understudy.statesync.pool.spec_reader import load_spec
     from understudy.telemetry.tracing.setup import service_version
 
     prometheus = prometheus or f"http://prometheus-operated.{monitoring_namespace}.svc:9090"
+    own_etcd = parse_etcd(etcd, etcd_tls_secret, etcd_login_secret)
     plan = Plan(
         pools=make_pools([load_spec(file) for file in spec_files], app_namespace, app_port, autoscale_target),
         shared=shared or len(spec_files) > 1,
@@ -209,7 +221,8 @@ def kubernetes(
         runbook_base=runbook_base,
         autoscale=Autoscale(autoscale, autoscale_max, prometheus) if autoscale else None,
         cluster_domain=cluster_domain,
-        etcd=parse_etcd(etcd, etcd_tls_secret, etcd_login_secret),
+        etcd=own_etcd,
+        etcd_sites=parse_etcd_sites(etcd_sites, own_etcd),
         certificates=parse_certificates(certificates),
         mirror=parse_mirror(mirror_site, mirror_peer, mirror_peer_tls_secret),
     )

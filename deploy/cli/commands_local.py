@@ -67,6 +67,7 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
         "understudy up --members 2 --app 'python shop.py' --listen 127.0.0.1:9000",
         "understudy up --members 4 --sites east,west",
         "understudy up --members 4 --sites east,west --links --etcds 3 --controls 2",
+        "understudy up --members 4 --sites east,west --etcds 3 --controls 2 --no-witness",
         "understudy up --members 2 --distant east,west",
         "understudy up -f cart.yaml -f desk.yaml",
         "understudy up --members 6 --zones a,b,c",
@@ -110,6 +111,11 @@ def demo(sessions: int, rate: int, members: int, report: Path, keep: bool) -> No
     "--links",
     is_flag=True,
     help="Give each site a network of its own, for 'understudy drill link'. Needs root, ip and iptables.",
+)
+@click.option(
+    "--no-witness",
+    is_flag=True,
+    help="Two sites without a third: the first of --sites has the odd member of etcd, and an odd control server.",
 )
 @click.option(
     "--distant",
@@ -167,6 +173,7 @@ def up(
     otlp_http: bool,
     sites: tuple[str, ...],
     links: bool,
+    no_witness: bool,
     distant: tuple[str, ...],
     zones: tuple[str, ...],
     hosts: tuple[str, ...],
@@ -192,6 +199,8 @@ def up(
 
     _check_links(sites, files, links=links)
     _check_distant(distant, sites, files, links=links)
+    if no_witness:
+        _check_no_witness(distant, sites, int(etcds))
     wanted: list[PoolSpec] = [load_spec(file) for file in files] or [parse_spec(f"pool: {pool}", where="--pool")]
     settings = LocalSettings(
         directory=directory,
@@ -208,6 +217,7 @@ def up(
         otlp_http=otlp_http,
         sites=sites,
         links=links,
+        witness=not no_witness,
         log_level=logs.level,
         zones=zones,
         hosts=hosts,
@@ -226,6 +236,16 @@ def _check_distant(distant: tuple[str, ...], sites: tuple[str, ...], files: tupl
         raise click.UsageError("--distant gives each site an etcd of its own; --sites and --links share one: choose")
     if distant and len(files) > 1:
         raise click.UsageError("--distant is for one pool: give one --file")
+
+
+def _check_no_witness(distant: tuple[str, ...], sites: tuple[str, ...], etcds: int) -> None:
+    """Raise ``click.UsageError`` for options with which there is no odd member of etcd for the first of two sites."""
+    if distant:
+        raise click.UsageError("--distant gives each site an etcd of its own, so there is no witness: leave one out")
+    if len(sites) != 2 or sites[0] == sites[1]:
+        raise click.UsageError("--no-witness is for two sites: give --sites east,west")
+    if etcds == 1:
+        raise click.UsageError("--no-witness is for several members of etcd on two sites: give --etcds 3")
 
 
 def _check_links(sites: tuple[str, ...], files: tuple[Path, ...], *, links: bool) -> None:

@@ -7,7 +7,7 @@ addresses. ``processes.json`` beside it has the state of the processes.
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,10 @@ STATE_DIRECTORY = ".understudy"
 LAYOUT_FILE = "local.json"
 PROCESSES_FILE = "processes.json"
 HELD_FILE = "held"
-"""While it has the id of a living process, the processes of the pool that end are not started again."""
+"""While its first line is the id of a living process, processes of the pool that end are not started again.
+
+These are the processes that the other lines name, or all of them without other lines.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,13 +219,22 @@ def distant_layouts(directory: Path) -> list[Layout]:
     return [layout for layout in found if layout is not None and layout.distant is not None]
 
 
-def is_held(directory: Path) -> bool:
-    """Whether a drill that still runs keeps the processes of the pool in ``directory`` from being started again."""
+def hold(directory: Path, names: Iterable[str] = ()) -> None:
+    """Keep processes of the pool in ``directory`` that end from being started again, while this process lives.
+
+    Without ``names`` this is for all of them. A later call replaces an earlier one.
+    """
+    write_atomically(directory / HELD_FILE, "\n".join((str(os.getpid()), *names)))
+
+
+def is_held(directory: Path, name: str) -> bool:
+    """Whether a drill that still runs keeps a process of the pool in ``directory`` from being started again."""
     try:
-        pid = int((directory / HELD_FILE).read_text(encoding="utf-8"))
+        pid, *names = (directory / HELD_FILE).read_text(encoding="utf-8").split("\n")
+        alive = Path(f"/proc/{int(pid)}").exists()
     except (OSError, ValueError):
         return False
-    return Path(f"/proc/{pid}").exists()
+    return alive and (not names or name in names)
 
 
 def read_processes(directory: Path) -> list[dict[str, Any]]:

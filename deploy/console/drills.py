@@ -28,6 +28,7 @@ _BY_HAND = (
     ("link", "loses all packets between two sites"),
     ("home-move", "moves the home to the other of two distant sites, and back"),
     ("home-loss", "kills the home of two distant sites, takes over at the other one, and moves back"),
+    ("site-take-over", "kills the site with most of etcd, takes over at the other one, and brings it back"),
     ("site-offline", "takes a site out of service, and brings it back"),
 )
 

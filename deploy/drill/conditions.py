@@ -34,6 +34,7 @@ class DrillKind(StrEnum):
     HOME_MOVE = "home-move"
     HOME_LOSS = "home-loss"
     SITE_OFFLINE = "site-offline"
+    SITE_TAKE_OVER = "site-take-over"
 
     @property
     def of_a_home(self) -> bool:
@@ -53,7 +54,17 @@ class DrillKind(StrEnum):
     @property
     def of_a_site(self) -> bool:
         """Whether the target is a site with all its members."""
-        return self in (DrillKind.SITE, DrillKind.SITE_OFFLINE)
+        return self in (DrillKind.SITE, DrillKind.SITE_OFFLINE, DrillKind.SITE_TAKE_OVER)
+
+    @property
+    def kills_a_site(self) -> bool:
+        """Whether all members of a site are killed at once."""
+        return self in (DrillKind.SITE, DrillKind.SITE_TAKE_OVER)
+
+    @property
+    def leaves_some_in_place(self) -> bool:
+        """Whether sessions that it does not hit stay where they are. Otherwise needless moves look like others."""
+        return self not in (DrillKind.ROLLING, DrillKind.SITE_TAKE_OVER) and not self.of_a_home
 
     @property
     def kills_members(self) -> bool:
@@ -237,6 +248,25 @@ class HomeFigures:
     without_home: tuple[float, ...]
     estimated: int | None = None
     counted: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOverFigures:
+    """What a drill of ``site take-over`` measured. Times in seconds.
+
+    ``without_etcd``: from the loss until etcd was started again. ``by_hand``: the part of it for which the command ran.
+    ``accepted``: writes that began after the loss and were acknowledged before etcd was stopped. What the estimate
+    said: so many slots go on ``from_memory``, are read ``from_etcd``, or are ``lossy``, and members had seen so many
+    revisions that this etcd was ``missing``.
+    """
+
+    without_etcd: float
+    by_hand: float
+    accepted: int
+    from_memory: int
+    from_etcd: int
+    lossy: int
+    missing: int
 
 
 def durability_of(state: PoolState) -> str:

@@ -8,7 +8,7 @@ fault is always undone, also after Ctrl-C and SIGTERM. ``conditions`` has the ru
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
@@ -64,6 +64,16 @@ POLL_INTERVAL = 0.1
 
 class DrillRefused(NegativeAnswer):
     """The pool does not meet the conditions of a drill, and nothing was changed. Exit code 1."""
+
+
+async def to_its_end(work: Coroutine[None, None, None]) -> None:
+    """Wait until the work is done, also if this is cancelled meanwhile."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 class Drill:
@@ -150,7 +160,7 @@ class Drill:
         await self._require_ready(number)
         state = await self._state()
         name = await self._target(state, number)
-        if self._settings.kind is DrillKind.SITE and (reasons := "\n".join(site_refusals(state, name))):
+        if self._settings.kind.kills_a_site and (reasons := "\n".join(site_refusals(state, name))):
             raise DrillRefused(f"the drill is refused, nothing was changed:\n{reasons}")
         if self._practice is not None:
             await self._practice.require_allowed(state, name)
@@ -302,7 +312,8 @@ class Drill:
                 return f"control server {', '.join(absent) or 'leader'} is not back"
             if self._settings.kind is DrillKind.CONTROL and (unled := without_successor(before, state)):
                 return unled
-            if self._settings.kind in (DrillKind.ETCD_LEADER, DrillKind.SITE, DrillKind.LINK):
+            kinds = (DrillKind.ETCD_LEADER, DrillKind.SITE, DrillKind.LINK, DrillKind.SITE_TAKE_OVER)
+            if self._settings.kind in kinds:
                 silent = [status.endpoint for status in await self._etcd.status() if status.errors]
                 if silent:
                     return f"etcd at {', '.join(silent)} is not back"

@@ -10,12 +10,12 @@ import contextlib
 import os
 import shlex
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from understudy.deploy.common.errors import DeployError
-from understudy.deploy.common.layout import HELD_FILE, Layout, read_processes
+from understudy.deploy.common.layout import HELD_FILE, Layout, hold, read_processes
 from understudy.deploy.local.site_networks import inside
 
 COMMAND_TIMEOUT = 120.0
@@ -72,7 +72,7 @@ class LocalInjector:
         rows = read_processes(self._directory)
         pids = [pid for row in rows for pid in self._pids(row["name"])]
         self._held = self._directory / HELD_FILE
-        self._held.write_text(str(os.getpid()), encoding="utf-8")
+        hold(self._directory)
         self._signal(pids, signal.SIGKILL)
 
     async def freeze(self, name: str) -> None:
@@ -122,20 +122,28 @@ class LocalInjector:
         addresses = [url.partition("://")[2] for url in self._layout.etcd]
         etcds = dict(zip(addresses, self._layout.etcd_names, strict=True))
         wanted = {name, f"{name}/app", f"{name}/sidecar", etcds.get(name.partition("://")[2] or name, name)}
-        found = {row["name"]: row for row in read_processes(self._directory) if row["name"] in wanted}
+        found = running_pids(self._directory, self._layout, wanted)
         if not found:
             raise DeployError(f"the local pool in {self._directory} has no process of {name}: see 'understudy status'")
-        for process, row in found.items():
-            if row["state"] != "running" or _parent(row["pid"]) != self._layout.pid:
-                raise DeployError(
-                    f"{process} does not run under the pool in {self._directory}: see 'understudy status'"
-                )
-        return [row["pid"] for row in found.values()]
+        return found
 
     def _signal(self, pids: list[int], number: signal.Signals) -> None:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+
+def running_pids(directory: Path, layout: Layout, names: Collection[str]) -> list[int]:
+    """The ids of those of these processes that the local pool in ``directory`` has.
+
+    Raises:
+        DeployError: one does not run, or the file is old and the id may belong to another process.
+    """
+    found = [row for row in read_processes(directory) if row["name"] in names]
+    for row in found:
+        if row["state"] != "running" or _parent(row["pid"]) != layout.pid:
+            raise DeployError(f"{row['name']} does not run under the pool in {directory}: see 'understudy status'")
+    return [row["pid"] for row in found]
 
 
 class CommandInjector:

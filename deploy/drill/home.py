@@ -8,7 +8,7 @@ are sent to the new home as soon as it is the home, as a load balancer would do.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from understudy.deploy.drill.conditions import (
     durability_of,
     not_recovered,
 )
-from understudy.deploy.drill.drill import COOL_DOWN, WARM_UP, Drill
+from understudy.deploy.drill.drill import COOL_DOWN, WARM_UP, Drill, to_its_end
 from understudy.deploy.drill.measure import InjectedFault, LoadMeasure, clients_of
 from understudy.deploy.drill.record import DrillRecorder
 from understudy.deploy.drill.settings import DrillResult, DrillSettings
@@ -157,7 +157,7 @@ class HomeDrill(Drill):
                 now = await self._mirror.home()
                 counted = now.lost_writes if now is not None else None
         finally:
-            await _to_its_end(self._go_back(measure))
+            await to_its_end(self._go_back(measure))
         await self._until_served(self._home, measure)
         await asyncio.sleep(COOL_DOWN)
         ended = time.monotonic()
@@ -276,16 +276,6 @@ class HomeDrill(Drill):
             await recorder.record([own], seen, faults, again, at)
             trace = own.trace
         return trace
-
-
-async def _to_its_end(work: Coroutine[None, None, None]) -> None:
-    """Wait until the work is done, also if this is cancelled meanwhile."""
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise
 
 
 def missed_by(figures: HomeFigures, lost: int, second_writers: int, durability: str) -> list[str]:

@@ -101,6 +101,11 @@ class LoadMeasure:
             if isinstance(load, Load)
         )
 
+    def accepted_writes(self, since: float) -> int:
+        """How many writes that began since that moment have been acknowledged."""
+        history = [op for load in self._loads for op in load.history]
+        return sum(op.succeeded and bool(op.wrote) and op.started >= since for op in history)
+
     def silences(self, began: float, ended: float) -> tuple[float, float, float] | None:
         """The longest times without an answer of each session between two moments: p50, p99 and max in ms."""
         history = [op for load in self._loads for op in load.history]
@@ -156,8 +161,7 @@ def client_view(result: HistoryReport, history: Sequence[Op], fault: InjectedFau
         wait=(percentile(each, 0.5), percentile(each, 0.99), max(each)) if each else None,
         touched=result.sessions_touched if fault.kind.of_a_member or fault.members else None,
         lost_writes=result.lost_writes,
-        # In a rolling restart and with a home every session moves; needless moves cannot be told from others.
-        needless_moves=None if fault.kind is DrillKind.ROLLING or fault.kind.of_a_home else result.moved_needlessly,
+        needless_moves=result.moved_needlessly if fault.kind.leaves_some_in_place else None,
         failures=result.failures[:5],
     )
 

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from understudy.deploy.drill.conditions import DrillKind, HomeFigures
+from understudy.deploy.drill.conditions import DrillKind, HomeFigures, TakeOverFigures
 from understudy.deploy.drill.settings import DrillResult
 
 
@@ -33,6 +33,7 @@ def view_of(pool: str, results: Sequence[DrillResult]) -> dict[str, Any]:
                 "second_writers": result.seen.second_writers,
                 "slots_taken_from": dict(result.taken),
                 "home": _home_view(result.home),
+                "take_over": _take_over_view(result.take_over),
                 "takeover_ms": None if result.seen.took_ms is None else round(result.seen.took_ms, 1),
                 "missed": list(result.missed),
                 "outcome": result.outcome,
@@ -69,6 +70,8 @@ def drill_table(view: dict[str, Any]) -> RenderableType:
             parts.append(Text(_link_line(row)))
         if row["home"]:
             parts.append(Text(_home_line(row)))
+        if row["take_over"]:
+            parts.append(Text(_take_over_line(row)))
         if row["outcome"]:
             well = row["outcome"] == "SUCCEEDED"
             parts.append(Text(f"{name}: {row['outcome']}", style="bold green" if well else "bold red"))
@@ -102,6 +105,35 @@ def _home_line(row: dict[str, Any]) -> str:
     counted = home["counted_lost_writes"]
     found = "not counted" if counted is None else f"{counted} counted afterwards"
     return f"{line}; lost: at most {home['estimated_lost_writes']} expected, {found}"
+
+
+def _take_over_view(done: TakeOverFigures | None) -> dict[str, Any] | None:
+    if done is None:
+        return None
+    return {
+        "without_etcd_seconds": round(done.without_etcd, 2),
+        "by_hand_seconds": round(done.by_hand, 2),
+        "accepted_writes": done.accepted,
+        "estimated": {
+            "slots_from_memory": done.from_memory,
+            "slots_from_etcd": done.from_etcd,
+            "lossy_slots": done.lossy,
+            "missing_revisions": done.missing,
+        },
+    }
+
+
+def _take_over_line(row: dict[str, Any]) -> str:
+    """How long there was no etcd, and what the estimate said beside what was lost."""
+    done = row["take_over"]
+    said = done["estimated"]
+    return (
+        f"{row['kind']} {row['name']}: no etcd for {done['without_etcd_seconds']:g} s, of which the take-over took "
+        f"{done['by_hand_seconds']:g} s; {done['accepted_writes']} writes acknowledged without a majority; expected: "
+        f"{said['slots_from_memory']} slots go on from memory, {said['slots_from_etcd']} are read from etcd, "
+        f"{said['lossy_slots']} lose more, {said['missing_revisions']} revisions missing; lost: "
+        f"{_number(row['lost_writes'])}"
+    )
 
 
 def _link_line(row: dict[str, Any]) -> str:

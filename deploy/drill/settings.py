@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from understudy.deploy.common.options import TlsOptions
-from understudy.deploy.drill.conditions import ClientView, DrillKind, HomeFigures
+from understudy.deploy.drill.conditions import ClientView, DrillKind, HomeFigures, TakeOverFigures
 from understudy.deploy.drill.link import ONE_WAY
 from understudy.statesync.etcd.settings import EtcdSettings
 from understudy.statesync.pool.practice import PRACTISED_EVERY, Outcome
@@ -65,7 +65,7 @@ class DrillResult:
     """One drill. ``name`` is the target, ``traces`` are those of the failovers that it caused, ``at`` is wall time.
 
     ``taken``: the number of slots that each site lost by a cut link. ``outcome`` and ``why`` are those of a practice.
-    ``home``: of a drill of the home.
+    ``home``: of a drill of the home. ``take_over``: of a drill of ``site take-over``.
     """
 
     kind: DrillKind
@@ -79,3 +79,4 @@ class DrillResult:
     outcome: Outcome | None = None
     why: str = ""
     home: HomeFigures | None = None
+    take_over: TakeOverFigures | None = None

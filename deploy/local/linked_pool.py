@@ -11,7 +11,7 @@ from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, La
 from understudy.deploy.local.local_layout import LocalSettings
 from understudy.deploy.local.local_pool import LocalPool
 from understudy.deploy.local.ports import LOOPBACK
-from understudy.deploy.local.processes import Processes, Program
+from understudy.deploy.local.processes import Program
 from understudy.deploy.local.several_pools import layouts_of
 
 Place = TypeVar("Place", ControlAddresses, FrontAddresses, MemberAddresses)
@@ -63,14 +63,12 @@ class LinkedPool(LocalPool):
     def __init__(self, settings: LocalSettings, net: PartyNetwork, say: Callable[[str], None] = lambda _: None) -> None:
         super().__init__(settings, say=say)
         self.layout = moved(self.layout, net)
-        self.processes = Processes(self._write_processes, self.on_site)
         self._net = net
 
-    def on_site(self, program: Program) -> Program:
+    def placed(self, program: Program) -> Program:
         """A program as it is started in the network of its site."""
+        program = super().placed(program)
         inside = self._net.inside(self.site_of(program.name))
-        if program.command[: len(inside)] == tuple(inside):
-            return program
         plain = ("--insecure",) if any(word in program.command for word in _PLAIN) else ()
         return replace(program, command=(*inside, *program.command, *plain))
 

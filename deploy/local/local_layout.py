@@ -35,7 +35,7 @@ class LocalSettings:
     ``etcd_election_ms``: etcd's election timeout. The default is for one machine, where only a lack of CPU or a slow
     disk delays a heartbeat.
     ``app_versions``: members name these versions of the application in turn. ``links``: each site has a network of its
-    own (``linked_pool``).
+    own (``linked_pool``). ``witness``: what is left over among sites is on no site; otherwise the first sites have it.
     """
 
     directory: Path
@@ -55,6 +55,7 @@ class LocalSettings:
     hosts: tuple[str, ...] = ()
     app_versions: tuple[str, ...] = ()
     links: bool = False
+    witness: bool = True
     log_level: str = "info"
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
@@ -81,7 +82,7 @@ def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
                 grpc=ports.pick(),
                 http=ports.pick(),
                 otlp_http=ports.pick() if settings.otlp_http else "",
-                site=site_of(settings.sites, number - 1, settings.controls),
+                site=site_of(settings.sites, number - 1, settings.controls, witness=settings.witness),
             )
             for number in range(1, settings.controls + 1)
         ),
@@ -100,7 +101,10 @@ def plan_layout(settings: LocalSettings, ports: PortPicker) -> Layout:
             PoolAddresses(spec.pool, _listen(settings, spec), _members(settings, spec.pool, ports))
             for spec in settings.more
         ),
-        etcd_sites=tuple(site_of(settings.sites, number, settings.etcds) for number in range(settings.etcds)),
+        etcd_sites=tuple(
+            site_of(settings.sites, number, settings.etcds, witness=settings.witness)
+            for number in range(settings.etcds)
+        ),
     )
 
 
@@ -110,12 +114,14 @@ def _front_sites(settings: LocalSettings) -> tuple[str, ...]:
     return settings.sites if settings.spec.sites and alone else ()
 
 
-def site_of(sites: Sequence[str], number: int, count: int) -> str:
+def site_of(sites: Sequence[str], number: int, count: int, *, witness: bool = True) -> str:
     """The site of one of ``count`` control servers or members of etcd; '' for none.
 
-    Each site has as many. Those that are left over are elsewhere, like the witness among three members of etcd.
+    Each site has as many. Those that are left over are elsewhere, like the witness among three members of etcd. Without
+    a ``witness`` the first sites have one more.
     """
-    return sites[number % len(sites)] if sites and number < count // len(sites) * len(sites) else ""
+    shared = count // len(sites) * len(sites) if sites and witness else count
+    return sites[number % len(sites)] if sites and number < shared else ""
 
 
 def _listen(settings: LocalSettings, spec: PoolSpec) -> str:

@@ -20,13 +20,22 @@ from understudy.deploy.common.errors import AlreadyRunningError, DeployError, Pr
 from understudy.deploy.common.layout import (
     LAYOUT_FILE,
     PROCESSES_FILE,
+    is_held,
     write_atomically,
 )
 from understudy.deploy.common.operator import this_operator
 from understudy.deploy.data.apply import apply_spec
+from understudy.deploy.local.etcd_join import joining
 from understudy.deploy.local.local_layout import ETCD_PEERS_FILE, LocalSettings, plan_layout
 from understudy.deploy.local.ports import PortPicker
-from understudy.deploy.local.processes import START_TIMEOUT, Process, Processes, ProcessState, as_json
+from understudy.deploy.local.processes import (
+    START_TIMEOUT,
+    Process,
+    Processes,
+    ProcessState,
+    Program,
+    as_json,
+)
 from understudy.deploy.local.programs import app_command, programs
 from understudy.deploy.local.several_pools import with_fronts
 from understudy.deploy.local.starting import APP_SUFFIX, all_ready
@@ -83,7 +92,7 @@ class LocalPool:
         _require_envoy(settings.environment)
         app_command(settings)
         self.layout = plan_layout(settings, self._ports)
-        self.processes = Processes(self._write_processes)
+        self.processes = Processes(self._write_processes, self.placed, self._is_held)
         self._lock: IO[str] | None = None
 
     async def __aenter__(self) -> Self:
@@ -117,6 +126,13 @@ class LocalPool:
     def member_processes(self, member: str) -> tuple[str, str]:
         """The names of the two processes of a member."""
         return f"{member}{APP_SUFFIX}", f"{member}/sidecar"
+
+    def placed(self, program: Program) -> Program:
+        """A program as it is started."""
+        return joining(program, self.settings.directory)
+
+    def _is_held(self, name: str) -> bool:
+        return is_held(self.settings.directory, name)
 
     def running(self) -> tuple[Process, ...]:
         """The processes that run."""

@@ -60,6 +60,12 @@ FAILURES = (
         "home take-over",
         "home-loss",
     ),
+    Failure(
+        "larger of two sites (no third)",
+        "etcd has no majority; sync writes stop until the other site takes over",
+        "site take-over",
+        "site-take-over",
+    ),
     Failure("all sites", "nothing is served", "start the sites again"),
 )
 

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from understudy.deploy.kubernetes.base.objects import USER
-from understudy.deploy.kubernetes.render.plan import choose_images
+from understudy.deploy.kubernetes.render.plan import ETCD_IMAGE, choose_images
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "deploy" / "images"
@@ -87,9 +87,9 @@ def test_the_images_have_the_names_and_the_user_that_the_manifests_count_on():
     stages = {words.split(" AS ")[1] for what, words in lines if what == "FROM"}
     images = choose_images("registry.example", "1")
 
-    for part in ("control", "sidecar", "injector"):
+    for part in ("control", "sidecar", "injector", "take-over"):
         assert part in stages
-        assert getattr(images, part) == f"registry.example/understudy-{part}:1"
+        assert getattr(images, part.replace("-", "_")) == f"registry.example/understudy-{part}:1"
     assert dict(lines)["USER"] == f"{USER}:{USER}"
     assert json.loads(dict(lines)["ENTRYPOINT"]) == ["understudy"]
 
@@ -102,7 +102,8 @@ def test_every_stage_begins_at_a_pinned_image():
     assert image == "docker.io/library/python"
     assert re.match(r"3\.11\.\d+-slim-\w+$", tag)
     bases = {words.split()[0] for what, words in instructions() if what == "FROM"}
-    assert bases <= {"${PYTHON_IMAGE}", "understudy"}
+    assert bases <= {"${PYTHON_IMAGE}", "${ETCD_IMAGE}", "understudy"}
+    assert re.search(r"^ARG ETCD_IMAGE=(\S+)$", text, re.MULTILINE)[1] == ETCD_IMAGE
     assert "ADD" not in {what for what, _ in instructions()}
 
 

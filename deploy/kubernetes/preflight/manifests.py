@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import product
+from typing import Any
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.kubernetes.base.emit import Body
@@ -199,7 +200,7 @@ def _open_ports(objects: Sequence[Body], made: Iterable[Workload]) -> Iterator[s
 # -- etcd and spec --
 
 
-def _etcd_findings(made: Iterable[Workload]) -> Iterator[Finding]:
+def _etcd_findings(made: Sequence[Workload]) -> Iterator[Finding]:
     for one in made:
         for container in one.containers:
             image = str(container.get("image", ""))
@@ -208,16 +209,30 @@ def _etcd_findings(made: Iterable[Workload]) -> Iterator[Finding]:
                 continue
             status = EndpointStatus(one.where, version[1], leader=False, db_size=0, errors=())
             yield from judged(AREA, "etcd's version is safe", [status.at_risk] if status.at_risk else [], "")
-            flags = " ".join(map(str, [*(container.get("command") or ()), *(container.get("args") or ())]))
+            flags = _flags(container)
             yield from judged(
                 AREA,
                 "etcd compacts and has a quota",
                 _missing_flags(one, flags),
                 "each session write adds a revision: see docs/operations.md",
             )
-            odd = one.replicas >= 3 and one.replicas % 2 == 1
-            few = [] if odd else [f"{one.where} has {one.replicas} member(s): the loss of one stops all writes"]
+            members = _members(one, flags, made)
+            odd = members >= 3 and members % 2 == 1
+            few = [] if odd else [f"{one.where} has {members} member(s): the loss of one stops all writes"]
             yield from judged(AREA, "etcd survives the loss of a member", few, "3 or 5", Level.WARN)
+
+
+def _flags(container: Mapping[str, Any]) -> str:
+    return " ".join(map(str, [*(container.get("command") or ()), *(container.get("args") or ())]))
+
+
+def _members(one: Workload, flags: str, made: Sequence[Workload]) -> int:
+    """How many members the etcd of a workload has: with those of other workloads that name the same cluster token."""
+    token = re.search(r"--initial-cluster-token[= ]\S+", flags)
+    if token is None:
+        return one.replicas
+    counted = [each for each in made if any(token[0] in _flags(part).split() for part in each.containers)]
+    return sum(each.replicas for each in counted)
 
 
 def _missing_flags(one: Workload, flags: str) -> list[str]:

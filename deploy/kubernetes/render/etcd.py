@@ -2,6 +2,8 @@
 
 The trial's etcd has periodic compaction and a quota, as every etcd of Understudy must. It is unencrypted behind the
 network policies. It is not for production: there are no backups, and its volumes are the cluster's default.
+
+On two sites without a third it is two StatefulSets: two members in the zone of the first site, one in the other zone.
 """
 
 from understudy.deploy.kubernetes.base.emit import Body, Manifest
@@ -32,7 +34,10 @@ from understudy.deploy.local.programs import COMPACTION, ETCD_QUOTA_BYTES
 
 NAME = "etcd"
 MEMBERS = 3
-_DATA = "/var/lib/etcd"
+DATA, DATA_VOLUME = "/var/lib/etcd", "data"
+ZONE = "topology.kubernetes.io/zone"
+INITIAL_CLUSTER, CLUSTER_STATE = "INITIAL_CLUSTER", "INITIAL_CLUSTER_STATE"
+"""Variables of members on two sites, so that a lost member can be told to join again."""
 
 
 def config(plan: Plan, endpoints: tuple[str, ...]) -> Manifest:
@@ -50,7 +55,26 @@ def config(plan: Plan, endpoints: tuple[str, ...]) -> Manifest:
 
 def trial_endpoints(plan: Plan) -> tuple[str, ...]:
     """The client URLs of the trial's etcd: one per member, so that clients survive the loss of one."""
-    return tuple(f"http://{_host(plan, f'{NAME}-{number}')}:{ETCD_PORT}" for number in range(MEMBERS))
+    return tuple(f"http://{_host(plan, pod)}:{ETCD_PORT}" for pod in pods(plan))
+
+
+def set_name(site: str) -> str:
+    """The StatefulSet of the members of etcd on a site."""
+    return f"{NAME}-{site}"
+
+
+def pods(plan: Plan) -> tuple[str, ...]:
+    """The pods of all members."""
+    if not plan.etcd_sites:
+        return tuple(f"{NAME}-{number}" for number in range(MEMBERS))
+    first, second = map(set_name, plan.etcd_sites)
+    return (f"{first}-0", f"{first}-1", f"{second}-0")
+
+
+def in_zone(site: str) -> Body:
+    """Affinity: only on nodes of the zone with the name of the site."""
+    wanted = {"matchExpressions": [{"key": ZONE, "operator": "In", "values": [site]}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [wanted]}}}
 
 
 def trial_manifests(plan: Plan) -> list[Manifest]:
@@ -62,14 +86,17 @@ def trial_manifests(plan: Plan) -> list[Manifest]:
         config(plan, trial_endpoints(plan)),
         Manifest(service_account(NAME, plan.namespace, named)),
         Manifest(headless, notes={"spec.publishNotReadyAddresses": "Members find each other before any is ready."}),
-        Manifest(
-            _stateful_set(plan),
-            notes={
-                "spec.podManagementPolicy": "A quorum forms only if they start together.",
-                "spec.template.spec.containers.0.args": (
-                    "Compaction and quota are not optional: every session write leaves a revision behind."
-                ),
-            },
+        *(
+            Manifest(
+                one,
+                notes={
+                    "spec.podManagementPolicy": "A quorum forms only if they start together.",
+                    "spec.template.spec.containers.0.args": (
+                        "Compaction and quota are not optional: every session write leaves a revision behind."
+                    ),
+                },
+            )
+            for one in _stateful_sets(plan)
         ),
         Manifest(disruption_budget(NAME, plan.namespace, named, match)),
     ]
@@ -81,17 +108,15 @@ def _host(plan: Plan, pod: str) -> str:
 
 def arguments(plan: Plan) -> tuple[str, ...]:
     """The arguments of an etcd member."""
-    cluster = ",".join(
-        f"{NAME}-{number}=http://{_host(plan, f'{NAME}-{number}')}:{ETCD_PEER_PORT}" for number in range(MEMBERS)
-    )
+    joins = (f"--initial-cluster=$({INITIAL_CLUSTER})", f"--initial-cluster-state=$({CLUSTER_STATE})")
     return (
         "--name=$(POD_NAME)",
-        f"--data-dir={_DATA}/data",
+        f"--data-dir={DATA}/data",
         f"--listen-client-urls=http://0.0.0.0:{ETCD_PORT}",
         f"--advertise-client-urls=http://{_host(plan, '$(POD_NAME)')}:{ETCD_PORT}",
         f"--listen-peer-urls=http://0.0.0.0:{ETCD_PEER_PORT}",
         f"--initial-advertise-peer-urls=http://{_host(plan, '$(POD_NAME)')}:{ETCD_PEER_PORT}",
-        f"--initial-cluster={cluster}",
+        *(joins if plan.etcd_sites else (f"--initial-cluster={initial_cluster(plan)}",)),
         f"--initial-cluster-token=understudy-{plan.namespace}",
         f"--listen-metrics-urls=http://0.0.0.0:{ETCD_METRICS_PORT}",
         "--auto-compaction-mode=periodic",
@@ -100,21 +125,43 @@ def arguments(plan: Plan) -> tuple[str, ...]:
     )
 
 
-def _stateful_set(plan: Plan) -> Body:
-    named, match = labels(ETCD), selector(ETCD)
+def initial_cluster(plan: Plan) -> str:
+    """All members, as the first start of each has them."""
+    return ",".join(f"{pod}=http://{_host(plan, pod)}:{ETCD_PEER_PORT}" for pod in pods(plan))
+
+
+def _stateful_sets(plan: Plan) -> list[Body]:
+    if not plan.etcd_sites:
+        return [_stateful_set(plan, NAME, MEMBERS)]
+    found = []
+    for site, members in zip(plan.etcd_sites, (MEMBERS - 1, 1), strict=True):
+        one = _stateful_set(plan, set_name(site), members, site)
+        spec = one["spec"]["template"]["spec"]
+        del spec["topologySpreadConstraints"]
+        spec["affinity"] |= in_zone(site)
+        spec["containers"][0]["env"] += [
+            {"name": INITIAL_CLUSTER, "value": initial_cluster(plan)},
+            {"name": CLUSTER_STATE, "value": "new"},
+        ]
+        found.append(one)
+    return found
+
+
+def _stateful_set(plan: Plan, name: str, members: int, site: str = "") -> Body:
+    named, match = labels(ETCD, site), selector(ETCD, site)
     return {
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
-        "metadata": meta(NAME, plan.namespace, named),
+        "metadata": meta(name, plan.namespace, named),
         "spec": {
             "serviceName": NAME,
-            "replicas": MEMBERS,
+            "replicas": members,
             "podManagementPolicy": "Parallel",
             "selector": {"matchLabels": match},
             "template": pod_template(named, account=NAME, grace=30, match=match, containers=[_container(plan)]),
             "volumeClaimTemplates": [
                 {
-                    "metadata": {"name": "data"},
+                    "metadata": {"name": DATA_VOLUME},
                     "spec": {
                         "accessModes": ["ReadWriteOnce"],
                         "resources": {"requests": {"storage": "8Gi"}},
@@ -138,5 +185,5 @@ def _container(plan: Plan) -> Body:
         "livenessProbe": http_probe("/health?serializable=true", "metrics", period=10, failures=6, timeout=5),
         "resources": resources("250m", "512Mi", limit="4Gi"),
         "securityContext": container_security(),
-        "volumeMounts": [{"name": "data", "mountPath": _DATA}],
+        "volumeMounts": [{"name": DATA_VOLUME, "mountPath": DATA}],
     }

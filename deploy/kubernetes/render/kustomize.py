@@ -32,6 +32,7 @@ from understudy.deploy.kubernetes.render.policies import (
 )
 from understudy.deploy.kubernetes.render.pool import pool_manifests
 from understudy.deploy.kubernetes.render.production import production
+from understudy.deploy.kubernetes.render.take_over import take_over_folders
 
 _WRITTEN = "# Written by 'understudy render "
 
@@ -103,7 +104,7 @@ def tree(plan: Plan) -> dict[str, Folder]:
             {"autoscaling.yaml": autoscaling_manifests(plan, plan.autoscale)},
             component=True,
         )
-    return folders
+    return folders | take_over_folders(plan)
 
 
 def _what(plan: Plan) -> str:

@@ -26,6 +26,7 @@ RUNBOOK_BASE = "docs/operations.md"
 FRONT_TLS_DIRECTORY = "/etc/understudy-front"
 """A Secret of ``front_tls_secrets`` is mounted in front Envoys at this directory and its name."""
 ENVOY_IMAGE = "docker.io/envoyproxy/envoy:v1.40.0"
+TAKE_OVER = "take-over"
 ETCD_IMAGE = "gcr.io/etcd-development/etcd:v3.5.21"
 _LABEL = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
 _POOL_LABEL = re.compile(r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$")
@@ -46,19 +47,22 @@ class Images:
     injector: str
     envoy: str = ENVOY_IMAGE
     etcd: str = ETCD_IMAGE
+    take_over: str = ""
 
 
 def choose_images(registry: str, version: str, others: Sequence[str] = ()) -> Images:
     """Understudy's images in a registry; ``others`` are ``part=reference``. Raises :class:`DeployError`."""
     parts = {part: f"{registry.rstrip('/')}/understudy-{part}:{version}" for part in ("control", "sidecar", "injector")}
+    parts[TAKE_OVER] = f"{registry.rstrip('/')}/understudy-{TAKE_OVER}:{version}"
     for other in others:
         part, _, reference = other.partition("=")
         if part not in (*parts, "envoy", "etcd") or not reference:
             raise DeployError(
-                f"--image {other!r}: use control=, sidecar=, injector=, envoy= or etcd=, followed by an image reference"
+                f"--image {other!r}: use control=, sidecar=, injector=, envoy=, etcd= or take-over=, followed by an "
+                "image reference"
             )
         parts[part] = reference
-    return Images(**parts)
+    return Images(**{part.replace("-", "_"): reference for part, reference in parts.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,8 @@ class Plan:
     ``rights_secret`` has rights.yaml for the control servers' HTTP port, and the token with which they, the operator's
     pod and Prometheus read there; '': no rights.
     ``example_members`` of the example application are part of the trial. ``certificates`` is the issuer of
-    everybody's, None for plain text. ``mirror``: the other one of two distant sites.
+    everybody's, None for plain text. ``mirror``: the other one of two distant sites. ``etcd_sites``: the two sites,
+    which are zones, of the trial's etcd; the first one has two members. Empty: members are anywhere.
     """
 
     pools: tuple[Pool, ...]
@@ -167,6 +172,7 @@ class Plan:
     example_members: int = 3
     autoscale: Autoscale | None = None
     mirror: Mirror | None = None
+    etcd_sites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what Kubernetes would reject, and what would not work. Raises :class:`DeployError`."""
@@ -194,6 +200,7 @@ class Plan:
             self.images.injector,
             self.images.envoy,
             self.images.etcd,
+            *((self.images.take_over,) if self.etcd_sites else ()),
         ):
             _require_pinned(image)
         if self.front_drain == DRAIN_BY_ADMIN and "distroless" in self.images.envoy:
@@ -312,6 +319,21 @@ def parse_mirror(site: str, peer: str, tls_secret: str = "") -> Mirror | None:
     if site == name:
         raise DeployError(f"--mirror-peer {name}: it is the other site, and not --mirror-site")
     return Mirror(site, name, _own_etcd(endpoints, tls_secret, "", "--mirror-peer"))
+
+
+def parse_etcd_sites(text: str, etcd: Etcd | None) -> tuple[str, ...]:
+    """``--etcd-sites LARGER,SMALLER``; empty without it. Raises :class:`DeployError`."""
+    sites = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not sites:
+        return ()
+    if etcd is not None:
+        raise DeployError("--etcd-sites places the members of '--etcd trial': an etcd of yours is where you put it")
+    if len(sites) != 2 or sites[0] == sites[1]:
+        raise DeployError(f"--etcd-sites names two zones, such as east,west, and not {text!r}")
+    for site in sites:
+        if not _POOL_LABEL.match(site):
+            raise DeployError(f"--etcd-sites {site!r}: use at most 40 of a-z 0-9 -")
+    return sites
 
 
 def parse_certificates(text: str) -> PeerCertificates | None:

@@ -154,6 +154,13 @@ def test_control_servers_and_etcd_members_are_shared_among_sites_and_the_odd_one
     assert [site_of(sites, 0, 1), site_of((), 0, 3)] == ["", ""]
 
 
+def test_without_a_witness_the_first_site_has_the_odd_one() -> None:
+    sites = ("east", "west")
+    assert [site_of(sites, number, 3, witness=False) for number in range(3)] == ["east", "west", "east"]
+    assert [site_of(sites, number, 2, witness=False) for number in range(2)] == ["east", "west"]
+    assert [site_of(sites, 0, 1, witness=False), site_of((), 0, 3, witness=False)] == ["east", ""]
+
+
 def test_a_killed_leaders_own_record_is_no_successor() -> None:
     before, now = at_rest(), at_rest()
     assert "control-1 has no successor" in without_successor(before, now)

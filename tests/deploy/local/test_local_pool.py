@@ -16,6 +16,7 @@ from tests.harness.local_pools import settled
 from tests.harness.processes import bound_to
 from tests.harness.waiting import free_port, until
 from understudy.deploy.common.layout import read_layout, read_processes
+from understudy.deploy.inspect.query import read_pool
 from understudy.statesync.etcd.client import EtcdClient
 
 ROOT = Path(__file__).parents[3]
@@ -316,12 +317,67 @@ def moving_home(terminal):
     return None
 
 
+async def test_the_larger_of_two_sites_is_lost_and_the_other_one_takes_over_until_it_is_back(terminal):
+    (terminal.directory / "cart.yaml").write_text(
+        "pool: cart\nslots: 16\ncopies: 2\nreplication: {spread: site}\n"
+        "sites: {east: {weight: 50}, west: {weight: 50}}\n"
+    )
+    sites = ("--sites", "east,west", "--etcds", "3", "--controls", "2", "--no-witness")
+    up = terminal.start("up", "-f", "cart.yaml", "--members", "4", *sites, "--listen", f"127.0.0.1:{free_port()}")
+    await until(lambda: "16 of 16 slots served" in terminal.output, timeout=PATIENCE, what="both sites serve")
+    layout = read_layout(terminal.directory / ".understudy")
+    await until(lambda: taking_over(terminal, "waiting 1 s"), timeout=PATIENCE, what="a drill that is interrupted")
+    async with EtcdClient(layout.etcd) as etcd:
+        assert (await take_over_of(etcd)) is None
+
+        def outcome():
+            done = terminal.run("drill", "site-take-over", "--load", "30", "--for", "1s", "-o", "json")
+            return None if "nothing was changed" in done.stderr else done
+
+        done = await until(outcome, timeout=PATIENCE, what="a drill when nothing moves")
+        assert done.returncode == 0, done.stdout + done.stderr
+        (result,) = json.loads(done.stdout)["drills"]
+        figures = result["take_over"]
+        assert (result["lost_writes"], result["second_writers"], figures["accepted_writes"]) == (0, 0, 0)
+        assert figures["estimated"]["slots_from_memory"] > 0
+        assert figures["estimated"]["slots_from_etcd"] == figures["estimated"]["lossy_slots"] == 0
+        assert result["failed_requests"] > 0
+        first = await take_over_of(etcd)
+        assert (first.generation, first.site, len(first.removed)) == (1, "west", 2)
+
+        await until(
+            lambda: taking_over(terminal, "etcd-1 joins"), timeout=PATIENCE, what="one that is interrupted late"
+        )
+        assert (await take_over_of(etcd)).generation == 2
+        assert [status.errors for status in await etcd.status()] == [(), (), ()]
+    rows = json.loads(terminal.run("slo", "--statement", "-o", "json").stdout)["failures"]
+    assert [row["drills"] for row in rows if row["drill"] == "site-take-over"] == [1]
+    up.send_signal(signal.SIGINT)
+    assert up.wait(PATIENCE) == 0
+    assert not terminal.processes()
+
+
+async def take_over_of(etcd):
+    """The record of the last take-over; None if there was none."""
+    state, _ = await read_pool(etcd, "cart")
+    return state.take_over.record if state.take_over else None
+
+
+def taking_over(terminal, text):
+    """Whether a drill was interrupted as soon as it said ``text``; not if it was refused."""
+    drill = terminal.piped("drill", "site-take-over", "--load", "20", "--for", "1s")
+    for line in drill.stderr:
+        if text in line:
+            drill.send_signal(signal.SIGINT)
+    return drill.wait(PATIENCE) == 130
+
+
 async def drilled(terminal, kind):
     """The outcome of a drill, which met its objectives and left the home at east."""
 
     def outcome():
         done = terminal.run("drill", kind, "--load", "30", "--for", "1s", "-o", "json")
-        return None if "slots are moving" in done.stderr else done
+        return None if "nothing was changed" in done.stderr else done
 
     done = await until(outcome, timeout=PATIENCE, what="a drill when no slot moves")
     assert done.returncode == 0, done.stdout + done.stderr

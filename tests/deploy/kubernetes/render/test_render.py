@@ -188,7 +188,7 @@ def test_json_for_programs(tmp_path):
         (("--app-namespace", "understudy"), "namespace of its own"),
         (("--image", "envoy=envoyproxy/envoy:latest"), "tag other than latest"),
         (("--image", "envoy=envoyproxy/envoy:distroless-v1.40.0"), "--front-drain sleep"),
-        (("--image", "proxy=a:1"), "control=, sidecar=, injector=, envoy= or etcd="),
+        (("--image", "proxy=a:1"), "control=, sidecar=, injector=, envoy=, etcd= or take-over="),
         (("--etcd", "https://etcd.data.svc:2379"), "--etcd-tls-secret"),
         (("--etcd", "http://etcd.data.svc:2379", "--etcd-tls-secret", "s"), "must begin with https"),
         (("--etcd-login-secret", "s"), "an etcd of your own"),
