@@ -18,7 +18,10 @@ STATE_DIRECTORY = ".understudy"
 LAYOUT_FILE = "local.json"
 PROCESSES_FILE = "processes.json"
 HELD_FILE = "held"
-"""While it has the id of a living process, the processes of the pool that end are not started again."""
+"""While it has the id of a living process, the processes of the pool that end are not started again.
+
+Behind the id may be names: then it is only about the processes of these names.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,13 +219,14 @@ def distant_layouts(directory: Path) -> list[Layout]:
     return [layout for layout in found if layout is not None and layout.distant is not None]
 
 
-def is_held(directory: Path) -> bool:
-    """Whether a drill that still runs keeps the processes of the pool in ``directory`` from being started again."""
+def is_held(directory: Path, name: str) -> bool:
+    """Whether a drill that still runs keeps a process of the pool in ``directory`` from being started again."""
     try:
-        pid = int((directory / HELD_FILE).read_text(encoding="utf-8"))
+        drill, *names = (directory / HELD_FILE).read_text(encoding="utf-8").split()
+        pid = int(drill)
     except (OSError, ValueError):
         return False
-    return Path(f"/proc/{pid}").exists()
+    return (not names or name in names) and Path(f"/proc/{pid}").exists()
 
 
 def read_processes(directory: Path) -> list[dict[str, Any]]:

@@ -11,11 +11,10 @@ from dataclasses import replace
 from typing import Self
 
 from understudy.deploy.common.errors import DeployError
-from understudy.deploy.common.layout import DistantSite, Layout, is_held
+from understudy.deploy.common.layout import DistantSite, Layout
 from understudy.deploy.common.operator import this_operator, user_name
 from understudy.deploy.local.local_layout import LocalSettings
 from understudy.deploy.local.local_pool import LocalPool
-from understudy.deploy.local.processes import Processes
 from understudy.deploy.local.programs import mirror_program
 from understudy.deploy.mirror.records import Side
 from understudy.deploy.mirror.status import home_view, lines_of
@@ -39,7 +38,6 @@ class DistantPool(LocalPool):
 
     def __init__(self, settings: LocalSettings, *, first: bool, say: Callable[[str], None] = lambda _: None) -> None:
         super().__init__(settings, say=say)
-        self.processes = Processes(self._write_processes, held=lambda: is_held(settings.directory))
         self._first = first
 
     async def apply_specs(self, client: EtcdClient) -> None:

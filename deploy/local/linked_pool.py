@@ -63,7 +63,7 @@ class LinkedPool(LocalPool):
     def __init__(self, settings: LocalSettings, net: PartyNetwork, say: Callable[[str], None] = lambda _: None) -> None:
         super().__init__(settings, say=say)
         self.layout = moved(self.layout, net)
-        self.processes = Processes(self._write_processes, self.on_site)
+        self.processes = Processes(self._write_processes, self.on_site, self._is_held)
         self._net = net
 
     def on_site(self, program: Program) -> Program:

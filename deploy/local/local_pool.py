@@ -20,6 +20,7 @@ from understudy.deploy.common.errors import AlreadyRunningError, DeployError, Pr
 from understudy.deploy.common.layout import (
     LAYOUT_FILE,
     PROCESSES_FILE,
+    is_held,
     write_atomically,
 )
 from understudy.deploy.common.operator import this_operator
@@ -83,7 +84,7 @@ class LocalPool:
         _require_envoy(settings.environment)
         app_command(settings)
         self.layout = plan_layout(settings, self._ports)
-        self.processes = Processes(self._write_processes)
+        self.processes = Processes(self._write_processes, held=self._is_held)
         self._lock: IO[str] | None = None
 
     async def __aenter__(self) -> Self:
@@ -142,6 +143,9 @@ class LocalPool:
         """Apply the specs, once etcd answers and before anything else starts."""
         for spec in self.settings.specs:
             await apply_spec(client, spec, this_operator("up", EtcdSettings(self.layout.etcd)))
+
+    def _is_held(self, name: str) -> bool:
+        return is_held(self.settings.directory, name)
 
     def _write_processes(self) -> None:
         write_atomically(self.settings.directory / PROCESSES_FILE, as_json_text(self.processes.all))

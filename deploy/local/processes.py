@@ -112,15 +112,15 @@ def last_line(log: Path, since: int = 0) -> str:
 class Processes:
     """A set of supervised programs. Use as an async context manager: leaving it stops everything.
 
-    ``placed`` changes a program before it is started, such as to run it in another network. While ``held`` is true no
-    program that ended is started again.
+    ``placed`` changes a program before it is started, such as to run it in another network. While ``held`` is true of
+    the name of a program that ended, it is not started again.
     """
 
     def __init__(
         self,
         on_change: Callable[[], None] = lambda: None,
         placed: Callable[[Program], Program] = lambda program: program,
-        held: Callable[[], bool] = lambda: False,
+        held: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._all: dict[str, Process] = {}
         self._on_change = on_change
@@ -219,7 +219,7 @@ class Processes:
                 backoff.reset()
             self._set(process, ProcessState.WAITING, reason)
             await asyncio.sleep(backoff.next())
-            while self._held():  # noqa: ASYNC110 - a file of another process
+            while self._held(process.name):  # noqa: ASYNC110 - a file of another process
                 await asyncio.sleep(POLL_INTERVAL)
             process.restarts += 1
             self._set(process, ProcessState.STARTING, reason)

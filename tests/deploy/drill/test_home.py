@@ -108,10 +108,12 @@ def test_the_command_that_repeats_a_drill_tells_no_addresses() -> None:
 
 
 def test_what_a_drill_holds_down_may_start_again_when_the_drill_is_over_or_dead(tmp_path) -> None:
-    assert not is_held(tmp_path)
-    for text, held in ((str(os.getpid()), True), ("999999999", False), ("", False)):
+    assert not is_held(tmp_path, "etcd-3")
+    own = str(os.getpid())
+    held = ((own, True), (f"{own} etcd-3", True), (f"{own} etcd-1", False), ("999999999", False), ("", False))
+    for text, expected in held:
         (tmp_path / HELD_FILE).write_text(text)
-        assert is_held(tmp_path) is held
+        assert is_held(tmp_path, "etcd-3") is expected
 
 
 async def test_a_home_of_which_something_does_not_run_is_not_killed(tmp_path) -> None:
@@ -121,4 +123,4 @@ async def test_a_home_of_which_something_does_not_run_is_not_killed(tmp_path) ->
     (tmp_path / "processes.json").write_text('[{"name": "front-1", "state": "restarting", "pid": 0}]')
     with pytest.raises(DeployError, match="front-1 does not run"):
         await LocalInjector(tmp_path, layout).kill_home("east")
-    assert not is_held(tmp_path)
+    assert not is_held(tmp_path, "front-1")
