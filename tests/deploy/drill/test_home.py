@@ -58,6 +58,7 @@ def test_a_silence_is_the_longest_time_without_an_answer_that_is_partly_in_the_d
     assert longest_silences(history, 10.0, 20.0, pacing=0.5) == [2500.0]
     assert longest_silences(history, 8.0, 20.0, pacing=0.5) == [7500.0]
     assert longest_silences(history, 15.0, 20.0, pacing=0.5) == []
+    assert longest_silences(history, 12.0, 20.0, pacing=0.5, since=12.0) == [500.0]
 
 
 def test_the_outcome_says_for_how_long_nobody_was_the_home_and_what_was_expected() -> None:
