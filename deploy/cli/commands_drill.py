@@ -36,13 +36,18 @@ INTERRUPTED_EXIT_CODE = 130
 _KINDS_HELP = """\b
 Kinds:
   kill         send SIGKILL to a member (application and sidecar)
+  app          send SIGKILL to the application of a member alone, and keep it down
+  sidecar      send SIGKILL to the sidecar of a member alone, and keep it down
   freeze       send SIGSTOP to a member, later SIGCONT
   drain        drain a member, later undrain it
   rolling      drain, restart and undrain all members, one after another
   etcd-leader  send SIGKILL to the etcd leader
   control      send SIGKILL to the leading control server
   site         send SIGKILL to all members of a site at once, with the control servers and etcd members there
+  all-sites    send SIGKILL to all members, control servers and etcd members at once
+  witness      send SIGKILL to the etcd member that is on no site, and keep it away
   link         lose all packets between two sites, in both directions or in one
+  link-witness do both: etcd then has no majority, unless more than two sites have etcd members
   site-offline take a site out of service, later bring it back: the practice of a planned switch
   home-move    move the home to the other of two distant sites, and back
   home-loss    send SIGKILL to everything at the home, take over at the other distant site, and move back
@@ -52,8 +57,9 @@ Kinds:
 KINDS = (
     *("kill", "freeze", "drain", "rolling", "etcd-leader", "control", "site", "link", "site-offline"),
     *("home-move", "home-loss", "site-take-over"),
+    *("app", "sidecar", "witness", "link-witness", "all-sites"),
 )
-UNNAMED = ("drain", "link", "home-move", "home-loss")
+UNNAMED = ("drain", "link", "home-move", "home-loss", "witness", "link-witness", "all-sites")
 """Kinds whose --command need not name its target."""
 
 
@@ -81,6 +87,7 @@ def _windows(_: click.Context, parameter: click.Parameter, value: tuple[str, ...
         "understudy drill drain --member cart-2 --for 10s",
         "understudy drill site --site east --load 300",
         "understudy drill link --link east,west --direction one-way --load 300 --for 20s",
+        "understudy drill witness --load 300 --for 20s",
         "UNDERSTUDY_DIR=.understudy/east understudy drill home-loss --load 100",
         "understudy drill site-take-over --load 100",
         "understudy drill site-offline --site east --for 10m --not 'Mon-Fri 08:00-18:00'",
@@ -94,7 +101,7 @@ def _windows(_: click.Context, parameter: click.Parameter, value: tuple[str, ...
     "--member",
     default="",
     shell_complete=complete_member,
-    help="Member to inject the fault into (kill, freeze, drain). Default: another one in each drill.",
+    help="Member to inject the fault into (kill, app, sidecar, freeze, drain). Default: another one in each drill.",
 )
 @click.option(
     "--site",
@@ -107,7 +114,7 @@ def _windows(_: click.Context, parameter: click.Parameter, value: tuple[str, ...
     "--link",
     callback=domain_names,
     metavar="SITE,SITE",
-    help="The two sites whose link is cut (link). Default: another pair in each drill.",
+    help="The two sites whose link is cut (link, link-witness). Default: another pair in each drill.",
 )
 @shown_option(
     "--direction",
@@ -153,10 +160,14 @@ def _windows(_: click.Context, parameter: click.Parameter, value: tuple[str, ...
 @click.option(
     "--command",
     default="",
-    help="Command that injects the fault; {name} is replaced by the target, for link {from} and {to} by the sites. "
-    "Default: signals to the local pool.",
+    help="Command that injects the fault; {name} is replaced by the target, for link and link-witness {from} and {to} "
+    "by the sites. Default: signals to the local pool.",
 )
-@click.option("--undo", default="", help="Command that undoes --command. Required for freeze and link. Default: none.")
+@click.option(
+    "--undo",
+    default="",
+    help="Command that undoes --command. Required for freeze, link, witness and link-witness. Default: none.",
+)
 @peer_option(required=False)
 @click.option(
     "--peer-url",
@@ -274,9 +285,11 @@ def _check_options(
 
 def _check_link(kind: str, link: tuple[str, ...], direction: str, command: str, undo: str) -> None:
     """Raise ``click.UsageError`` for options of a link that contradict each other."""
-    if kind != "link":
-        if link or direction != "both":
-            raise click.UsageError(f"--link and --direction have no effect on 'drill {kind}': they are for link")
+    if direction != "both" and kind != "link":
+        raise click.UsageError(f"--direction has no effect on 'drill {kind}': it is for link")
+    if kind not in ("link", "link-witness"):
+        if link:
+            raise click.UsageError(f"--link has no effect on 'drill {kind}': it is for link and link-witness")
         return
     if link and (len(link) != 2 or link[0] == link[1]):
         raise click.UsageError(f"--link names two sites, such as east,west, and not {','.join(link)!r}")

@@ -14,18 +14,23 @@ from understudy.telemetry.timing.duration import length
 
 DRILLS_SHOWN = 200
 NOT_MEASURED = "not measured"
-OF_A_MEMBER = ("kill", "freeze", "drain")
+OF_A_MEMBER = ("kill", "app", "sidecar", "freeze", "drain")
 """The kinds of drills that take ``--member``."""
 
 
 _BY_HAND = (
     ("kill", "kills a member at once"),
+    ("app", "kills the application of a member alone"),
+    ("sidecar", "kills the sidecar of a member alone"),
     ("freeze", "stops a member's processes, and lets them go on"),
     ("rolling", "drains and restarts all members, one after another"),
     ("control", "kills the leading control server"),
     ("etcd-leader", "kills the leader of etcd"),
     ("site", "kills all of a site at once"),
+    ("all-sites", "kills all members, control servers and etcd members at once"),
+    ("witness", "keeps the etcd member that is on no site away"),
     ("link", "loses all packets between two sites"),
+    ("link-witness", "does both, so etcd has no majority on two sites"),
     ("home-move", "moves the home to the other of two distant sites, and back"),
     ("home-loss", "kills the home of two distant sites, takes over at the other one, and moves back"),
     ("site-take-over", "kills the site with most of etcd, takes over at the other one, and brings it back"),

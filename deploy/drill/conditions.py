@@ -24,13 +24,18 @@ class DrillKind(StrEnum):
     """The kinds of drills."""
 
     KILL = "kill"
+    APP = "app"
+    SIDECAR = "sidecar"
     FREEZE = "freeze"
     DRAIN = "drain"
     ROLLING = "rolling"
     ETCD_LEADER = "etcd-leader"
     CONTROL = "control"
+    WITNESS = "witness"
     SITE = "site"
+    ALL_SITES = "all-sites"
     LINK = "link"
+    LINK_WITNESS = "link-witness"
     HOME_MOVE = "home-move"
     HOME_LOSS = "home-loss"
     SITE_OFFLINE = "site-offline"
@@ -44,7 +49,12 @@ class DrillKind(StrEnum):
     @property
     def of_a_member(self) -> bool:
         """Whether the target is one member."""
-        return self in (DrillKind.KILL, DrillKind.FREEZE, DrillKind.DRAIN)
+        return self in (DrillKind.KILL, DrillKind.APP, DrillKind.SIDECAR, DrillKind.FREEZE, DrillKind.DRAIN)
+
+    @property
+    def of_a_part(self) -> bool:
+        """Whether the target is one process of a member."""
+        return self in (DrillKind.APP, DrillKind.SIDECAR)
 
     @property
     def of_a_leader(self) -> bool:
@@ -64,12 +74,44 @@ class DrillKind(StrEnum):
     @property
     def leaves_some_in_place(self) -> bool:
         """Whether sessions that it does not hit stay where they are. Otherwise needless moves look like others."""
-        return self not in (DrillKind.ROLLING, DrillKind.SITE_TAKE_OVER) and not self.of_a_home
+        moves_all = (DrillKind.ROLLING, DrillKind.ALL_SITES, DrillKind.SITE_TAKE_OVER)
+        return self not in moves_all and not self.of_a_home
+
+    @property
+    def of_a_link(self) -> bool:
+        """Whether the link between two sites is cut."""
+        return self in (DrillKind.LINK, DrillKind.LINK_WITNESS)
+
+    @property
+    def of_the_witness(self) -> bool:
+        """Whether the member of etcd on no site is kept away."""
+        return self in (DrillKind.WITNESS, DrillKind.LINK_WITNESS)
 
     @property
     def kills_members(self) -> bool:
-        """Whether members are killed, which a supervisor starts again at once."""
-        return self in (DrillKind.KILL, DrillKind.SITE)
+        """Whether sidecars of members are killed, which a supervisor starts again at once."""
+        return self in (DrillKind.KILL, DrillKind.SIDECAR, DrillKind.SITE, DrillKind.ALL_SITES)
+
+    @property
+    def kills_etcd(self) -> bool:
+        """Whether members of etcd are killed or cut off, and must answer again at the end."""
+        others = (DrillKind.ETCD_LEADER, DrillKind.SITE, DrillKind.ALL_SITES, DrillKind.SITE_TAKE_OVER)
+        return self.of_a_link or self.of_the_witness or self in others
+
+    @property
+    def keeps_slots(self) -> bool:
+        """Whether all members live on, so that each takeover is needless."""
+        return self.of_a_link or self.of_the_witness
+
+    @property
+    def stops_service(self) -> bool:
+        """Whether the pool cannot serve while the fault lasts, so that failed requests and times are not judged."""
+        return self in (DrillKind.LINK_WITNESS, DrillKind.ALL_SITES)
+
+    @property
+    def of_the_pool(self) -> bool:
+        """Whether the outcome is that of the whole pool, and gets a trace of its own."""
+        return self in (DrillKind.WITNESS, DrillKind.LINK_WITNESS, DrillKind.ALL_SITES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +139,7 @@ def refusals(facts: PoolSnapshot, kind: DrillKind) -> list[str]:
         reasons.append("there is no leading control server")
     if kind is DrillKind.CONTROL and len(state.controls) < 2:
         reasons.append("only one control server is registered: start a second one ('understudy up --controls 2')")
-    if kind is DrillKind.ETCD_LEADER:
+    if kind is DrillKind.ETCD_LEADER or kind.of_the_witness:
         sound = [status for status in facts.etcd if not status.errors]
         if len(sound) < 3:
             reasons.append(
@@ -119,19 +161,30 @@ def site_refusals(state: PoolState, site: str) -> list[str]:
     return [f"{len(alone)} slots have no current copy outside site {site} yet: see 'understudy site status'"]
 
 
+def all_sites(state: PoolState) -> str:
+    """The names of all sites, with commas between them. Raises ``NegativeAnswer`` if members have no site."""
+    return ",".join(_sites(state))
+
+
 def site_target(state: PoolState, wanted: str, number: int) -> str:
     """The wanted site, or each site in turn. ``number`` counts drills from 0.
 
     Raises:
         NegativeAnswer: the site has no member, or members have no site.
     """
-    sites = sorted({at.record.site for at in state.members.values()} - {""})
+    sites = _sites(state)
     if wanted and wanted not in sites:
-        known = f"its sites are {', '.join(sites)}" if sites else "its members have no --site"
-        raise NegativeAnswer(f"pool {state.keys.pool} has no member on site {wanted!r}; {known}")
+        raise NegativeAnswer(
+            f"pool {state.keys.pool} has no member on site {wanted!r}; its sites are {', '.join(sites)}"
+        )
+    return wanted or sites[number % len(sites)]
+
+
+def _sites(state: PoolState) -> list[str]:
+    sites = sorted({at.record.site for at in state.members.values()} - {""})
     if not sites:
         raise NegativeAnswer(f"the members of pool {state.keys.pool} have no site: start them with --site")
-    return wanted or sites[number % len(sites)]
+    return sites
 
 
 def members_of_site(state: PoolState, site: str) -> list[str]:
@@ -274,13 +327,16 @@ def durability_of(state: PoolState) -> str:
     return state.spec.record.durability if state.spec is not None else "sync"
 
 
-def missed(seen: ClientView, wanted: Objectives, durability: str = "sync") -> list[str]:
-    """The missed objectives, as text; ``durability`` is the class of the writes that clients made."""
+def missed(seen: ClientView, wanted: Objectives, durability: str = "sync", *, judge_service: bool = True) -> list[str]:
+    """The missed objectives, as text; ``durability`` is the class of the writes that clients made.
+
+    ``judge_service``: whether failed requests and times are judged.
+    """
     found = []
     share = seen.failed / seen.requests if seen.requests else 0.0
-    if share > wanted.failed_requests:
+    if judge_service and share > wanted.failed_requests:
         found.append(f"failed_requests: {share:.3%} of {seen.requests} (objective {wanted.failed_requests:.3%})")
-    if seen.worst_ms is not None and seen.worst_ms > wanted.rto.p99 * 1000:
+    if judge_service and seen.worst_ms is not None and seen.worst_ms > wanted.rto.p99 * 1000:
         found.append(f"rto p99: {seen.worst_ms:.0f} ms (objective {wanted.rto.p99 * 1000:.0f} ms)")
     rpo, allowed = {
         "replicas": ("rpo_replica_writes", wanted.rpo_replica_writes),

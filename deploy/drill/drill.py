@@ -18,6 +18,7 @@ from understudy.deploy.drill.conditions import (
     ClientView,
     DrillKind,
     PoolSnapshot,
+    all_sites,
     durability_of,
     members_of_site,
     missed,
@@ -47,6 +48,7 @@ from understudy.deploy.inspect.sync import newest_revision, read_sync
 from understudy.statesync.audit.entry import Act, Actor
 from understudy.statesync.audit.log import OperatorLog
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
+from understudy.statesync.etcd.settings import address_of
 from understudy.statesync.pool.records import Intent
 from understudy.statesync.pool.site_copies import lagging_slots
 from understudy.statesync.pool.spec import PoolSpec
@@ -60,6 +62,8 @@ DRAIN_TIMEOUT = 60.0
 WARM_UP = 2.0
 COOL_DOWN = 1.0
 POLL_INTERVAL = 0.1
+WITNESS = "witness"
+"""The name of the witness for commands of the operator."""
 
 
 class DrillRefused(NegativeAnswer):
@@ -110,7 +114,8 @@ class Drill:
     def _choose_injector(self) -> FaultInjector:
         settings, place = self._settings, self._place
         if settings.command:
-            if settings.kind in (DrillKind.FREEZE, DrillKind.LINK, DrillKind.HOME_LOSS) and not settings.undo:
+            lasting = settings.kind in (DrillKind.FREEZE, DrillKind.LINK, DrillKind.HOME_LOSS)
+            if (lasting or settings.kind.of_the_witness) and not settings.undo:
                 raise DeployError(f"drill {settings.kind} with --command also needs --undo, the command that undoes it")
             return CommandInjector(settings.command, settings.undo)
         if place.layout is not None:
@@ -140,11 +145,12 @@ class Drill:
         return ReportedMeasure(controls, self._place.pool)
 
     def _urls(self) -> list[str]:
-        """Where the clients come in: at one front Envoy, or at that of each site of a link."""
+        """Where the clients come in: at one front Envoy, or at that of each site."""
         settings, layout = self._settings, self._place.layout
         if settings.url or layout is None:
             return [settings.url] if settings.url else []
-        fronts = layout.site_fronts if settings.kind is DrillKind.LINK else ()
+        everywhere = settings.kind.of_a_link or settings.kind is DrillKind.ALL_SITES
+        fronts = layout.site_fronts if everywhere else ()
         return [layout.front_url, *(f"http://{front.listen}" for front in fronts)]
 
     async def _require_ready(self, number: int) -> None:
@@ -190,6 +196,7 @@ class Drill:
         finally:
             ended = time.monotonic()
             await self._undo()
+        mended = time.monotonic()
         if self._practice is not None:
             self._say(f"{self._practice.why or 'all is well'}: site {name} is in service again")
             await self._practice.await_return(before, self._state)
@@ -198,16 +205,25 @@ class Drill:
         await asyncio.sleep(COOL_DOWN)
         took = time.monotonic() - began
         kind = settings.kind
-        if kind.kills_members:
+        if (kind.kills_members or kind.of_a_part) and not self._kept_down:
             ended = began  # the supervisor starts it again at once
         seen = await measure.finish(InjectedFault(kind, name, began, ended, await self._hit(name, before)))
+        if kind.stops_service and isinstance(measure, LoadMeasure):
+            since = began if kind is DrillKind.ALL_SITES else mended
+            seen = replace(seen, gap=measure.silences(since, time.monotonic(), since=since))
         return await self._finish(name, successor, before, at, took, seen)
 
+    @property
+    def _kept_down(self) -> bool:
+        """Whether what was killed stays down until the fault is undone."""
+        return self._settings.kind.of_a_part and bool(self._settings.undo or not self._settings.command)
+
     async def _hit(self, name: str, before: PoolState) -> frozenset[str]:
-        """The members that a drill of a site or a link hit: those of the site, or those that lost slots."""
-        if self._settings.kind.of_a_site:
-            return frozenset(members_of_site(before, name))
-        return frozenset(taken(await self._state(), before)) if self._settings.kind is DrillKind.LINK else frozenset()
+        """The members that were hit, if they are not the target: those of the site, or those that lost slots."""
+        kind = self._settings.kind
+        if kind.of_a_site or kind is DrillKind.ALL_SITES:
+            return frozenset(self._members(name, before))
+        return frozenset(taken(await self._state(), before)) if kind.keeps_slots else frozenset()
 
     async def _inject(self, name: str, before: PoolState) -> dict[str, str]:
         """Inject the fault. Returns the boot ids of the members that it restarts."""
@@ -223,13 +239,27 @@ class Drill:
             return await self._roll(before)
         elif kind is DrillKind.SITE:
             await injector.kill_site(name, members_of_site(before, name))
-        elif kind is DrillKind.LINK:
-            for source, target in Link(name, both=not self._settings.one_way).directions:
-                await injector.cut(source, target)
+        elif kind.of_a_link:
+            await self._cut(name)
+        elif kind is DrillKind.WITNESS:
+            await injector.keep_away(name)
+        elif kind is DrillKind.ALL_SITES:
+            await injector.kill_all(name, sorted(before.members))
+        elif kind.of_a_part:
+            await injector.kill_part(name, str(kind))
         else:
             await injector.kill(name)
-        hit = members_of_site(before, name) if kind is DrillKind.SITE else [name]
-        return {member: before.members[member].record.boot for member in hit} if kind.kills_members else {}
+        hit = self._members(name, before) if kind.kills_members else ()
+        return {member: before.members[member].record.boot for member in hit}
+
+    async def _cut(self, name: str) -> None:
+        """Cut a link, and take the witness away too if the drill is about both."""
+        link = Link(name, both=not self._settings.one_way)
+        if self._settings.kind is DrillKind.LINK_WITNESS:
+            await self._injector.cut_without(self._witness(), *link.directions[0])
+            return
+        for source, target in link.directions:
+            await self._injector.cut(source, target)
 
     async def _drain(self, member: str) -> None:
         """Drain a member, with a time limit in case this process is killed, and wait until it owns no slots."""
@@ -291,9 +321,16 @@ class Drill:
             return "all members"
         if kind.of_a_site:
             return site_target(state, self._settings.site, number)
-        if kind is DrillKind.LINK:
+        if kind is DrillKind.ALL_SITES:
+            return all_sites(state)
+        if kind.of_a_link:
             return link_of(state, self._settings.link, number)
-        return await self._leader(state)
+        return self._witness() if kind is DrillKind.WITNESS else await self._leader(state)
+
+    def _witness(self) -> str:
+        """The endpoint of the witness in a local pool; elsewhere the command knows it."""
+        layout = self._place.layout
+        return address_of(layout.witness) if layout is not None and layout.witness else WITNESS
 
     async def _leader(self, state: PoolState) -> str:
         """The present leader of the control servers, or of etcd (its endpoint), by the kind of drill; '' for none."""
@@ -312,8 +349,7 @@ class Drill:
                 return f"control server {', '.join(absent) or 'leader'} is not back"
             if self._settings.kind is DrillKind.CONTROL and (unled := without_successor(before, state)):
                 return unled
-            kinds = (DrillKind.ETCD_LEADER, DrillKind.SITE, DrillKind.LINK, DrillKind.SITE_TAKE_OVER)
-            if self._settings.kind in kinds:
+            if self._settings.kind.kills_etcd:
                 silent = [status.endpoint for status in await self._etcd.status() if status.errors]
                 if silent:
                     return f"etcd at {', '.join(silent)} is not back"
@@ -324,7 +360,7 @@ class Drill:
 
     async def _out_of_sync(self, state: PoolState) -> str:
         """After a cut link: which member is not in sync, or that copies are on one site only; '' if all is well."""
-        if self._settings.kind is not DrillKind.LINK:
+        if not (self._settings.kind.of_a_link or self._settings.kind is DrillKind.ALL_SITES):
             return ""
         if late := lagging_slots(state):
             return f"{len(late)} slots have current copies on one site only"
@@ -370,7 +406,21 @@ class Drill:
                 holds = [f"the leading control server does not answer: {error}"]
         sync = await read_sync(state, newest_revision(state), self._settings.tls)
         snapshot = PoolSnapshot(state, sync, holds, await self._etcd.status(), time.time())
-        return "\n".join(refusals(snapshot, self._settings.kind))
+        return "\n".join([*refusals(snapshot, self._settings.kind), *self._not_here()])
+
+    def _not_here(self) -> list[str]:
+        """What the local pool lacks for such a drill. Of other pools the command knows it."""
+        layout, kind, found = self._place.layout, self._settings.kind, list[str]()
+        if layout is None or self._settings.command:
+            return found
+        if kind.of_the_witness and not layout.witness:
+            found.append(
+                "no single member of etcd is on no site, so there is no witness ('understudy up --sites east,west "
+                "--etcds 3')"
+            )
+        if kind is DrillKind.LINK_WITNESS and not layout.networks:
+            found.append("the sites have no networks that could be cut ('understudy up --sites ... --links')")
+        return found
 
     async def _finish(
         self, name: str, successor: str, before: PoolState, at: float, took: float, seen: ClientView
@@ -378,15 +428,15 @@ class Drill:
         state, kind = await self._state(), self._settings.kind
         recorder = DrillRecorder(self._etcd, state, kind, self._settings.tls)
         caused = recorder.caused(before, self._members(name, before))
-        if not caused and (kind.of_a_leader or kind is DrillKind.LINK):
-            caused = [recorder.change_of_leader(name, successor, at)]
         seen, lost = replace(seen, took_ms=await recorder.slowest_ms(caused)), dict[str, int]()
-        if kind is DrillKind.LINK:
+        if kind.of_the_pool or (not caused and (kind.of_a_leader or kind.of_a_link)):
+            caused = [recorder.change_of_leader(name, successor, at), *caused]
+        if kind.keeps_slots:
             lost = by_site(taken(state, before), before)
-            # Both sides live, so each takeover is needless. Requests across the link wait until it is whole.
-            seen = replace(seen, needless_moves=sum(lost.values()), judge_waits=False)
+            # Requests across a cut link wait until it is whole.
+            seen = replace(seen, needless_moves=sum(lost.values()), judge_waits=not kind.of_a_link)
         wanted = state.spec.record.objectives if state.spec else Objectives()
-        faults = tuple(missed(seen, wanted, durability_of(state)))
+        faults = tuple(missed(seen, wanted, durability_of(state), judge_service=not kind.stops_service))
         if self._practice is not None:
             faults = self._practice.judge(faults)
             await self._practice.store(state, seen)
@@ -399,6 +449,9 @@ class Drill:
 
     def _members(self, name: str, before: PoolState) -> list[str]:
         """The members that failovers by this drill are about."""
-        if self._settings.kind is DrillKind.LINK:
+        kind = self._settings.kind
+        if kind is DrillKind.WITNESS:
+            return sorted(before.members)
+        if kind.of_a_link or kind.of_a_site or kind is DrillKind.ALL_SITES:
             return [member for site in name.split(",") for member in members_of_site(before, site)]
-        return members_of_site(before, name) if self._settings.kind.of_a_site else [name]
+        return [name]

@@ -27,8 +27,17 @@ class FaultInjector(Protocol):
     async def kill(self, name: str) -> None:
         """Kill it without a warning. A supervisor starts it again."""
 
+    async def kill_part(self, member: str, part: str) -> None:
+        """Kill one process of a member, ``app`` or ``sidecar``, and keep it down until :meth:`undo`."""
+
     async def kill_site(self, site: str, members: Sequence[str]) -> None:
         """Kill all of a site at once: its members, and what else runs there. A supervisor starts it again."""
+
+    async def kill_all(self, sites: str, members: Sequence[str]) -> None:
+        """Kill all members, control servers and members of etcd at once. A supervisor starts them again."""
+
+    async def keep_away(self, name: str) -> None:
+        """Kill it, and keep it down until :meth:`undo`."""
 
     async def kill_home(self, site: str) -> None:
         """Kill everything of a distant site, and keep it down until :meth:`undo`."""
@@ -38,6 +47,9 @@ class FaultInjector(Protocol):
 
     async def cut(self, source: str, target: str) -> None:
         """Lose what a site sends to another, until :meth:`undo`."""
+
+    async def cut_without(self, witness: str, source: str, target: str) -> None:
+        """Lose what two sites send to each other, and keep the witness down, until :meth:`undo`."""
 
     async def restart(self, name: str) -> None:
         """Stop a drained member. A supervisor starts it again."""
@@ -60,6 +72,21 @@ class LocalInjector:
         """Send SIGKILL to all its processes."""
         self._signal(self._pids(name), signal.SIGKILL)
 
+    async def kill_part(self, member: str, part: str) -> None:
+        """Send SIGKILL to this process. Its supervisor does not start it again while this one lives."""
+        await self.keep_away(f"{member}/{part}")
+
+    async def kill_all(self, sites: str, members: Sequence[str]) -> None:  # noqa: ARG002 - all there are
+        """Send SIGKILL to all processes but the front Envoys."""
+        names = [*members, *(control.name for control in self._layout.controls), *self._layout.etcd]
+        self._signal([pid for name in names for pid in self._pids(name)], signal.SIGKILL)
+
+    async def keep_away(self, name: str) -> None:
+        """Send SIGKILL to its process. Its supervisor does not start it again while this process lives."""
+        found = self._found(name)
+        self._hold(*found)
+        self._signal(list(found.values()), signal.SIGKILL)
+
     async def kill_site(self, site: str, members: Sequence[str]) -> None:
         """Send SIGKILL to all processes of its members, its control servers and its members of etcd."""
         layout = self._layout
@@ -71,8 +98,7 @@ class LocalInjector:
         """Send SIGKILL to all processes of the pool. Its supervisor does not start them again while this one lives."""
         rows = read_processes(self._directory)
         pids = [pid for row in rows for pid in self._pids(row["name"])]
-        self._held = self._directory / HELD_FILE
-        hold(self._directory)
+        self._hold()
         self._signal(pids, signal.SIGKILL)
 
     async def freeze(self, name: str) -> None:
@@ -98,6 +124,12 @@ class LocalInjector:
             self._cuts.pop()
             raise
 
+    async def cut_without(self, witness: str, source: str, target: str) -> None:
+        """Drop the packets of both directions, and kill the witness."""
+        await self.cut(source, target)
+        await self.cut(target, source)
+        await self.keep_away(witness)
+
     async def restart(self, name: str) -> None:
         """Send SIGTERM to all its processes."""
         self._signal(self._pids(name), signal.SIGTERM)
@@ -113,8 +145,17 @@ class LocalInjector:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._frozen.pop(), signal.SIGCONT)
 
+    def _hold(self, *names: str) -> None:
+        """Let no process start again, or none of these, until :meth:`undo`."""
+        self._held = self._directory / HELD_FILE
+        hold(self._directory, names)
+
     def _pids(self, name: str) -> list[int]:
-        """The process ids of a member (application and sidecar), a control server or an etcd endpoint.
+        """The process ids of :meth:`_found`."""
+        return list(self._found(name).values())
+
+    def _found(self, name: str) -> dict[str, int]:
+        """The process ids, by name, of a member (application and sidecar), a control server or an etcd endpoint.
 
         Raises:
             DeployError: one does not run, or the file is old and the id may belong to another process.
@@ -133,8 +174,8 @@ class LocalInjector:
                 os.kill(pid, number)
 
 
-def running_pids(directory: Path, layout: Layout, names: Collection[str]) -> list[int]:
-    """The ids of those of these processes that the local pool in ``directory`` has.
+def running_pids(directory: Path, layout: Layout, names: Collection[str]) -> dict[str, int]:
+    """The ids, by name, of those of these processes that the local pool in ``directory`` has.
 
     Raises:
         DeployError: one does not run, or the file is old and the id may belong to another process.
@@ -143,13 +184,14 @@ def running_pids(directory: Path, layout: Layout, names: Collection[str]) -> lis
     for row in found:
         if row["state"] != "running" or _parent(row["pid"]) != layout.pid:
             raise DeployError(f"{row['name']} does not run under the pool in {directory}: see 'understudy status'")
-    return [row["pid"] for row in found]
+    return {row["name"]: row["pid"] for row in found}
 
 
 class CommandInjector:
     """Runs commands of the operator; ``{name}`` in them is replaced by the target.
 
-    For a cut link ``{from}`` and ``{to}`` are replaced by the sites, and the command runs once for each direction.
+    For a cut link ``{from}`` and ``{to}`` are replaced by the sites, and the command runs once for each direction;
+    if the witness is to be away too, it runs once.
     When the drill is over or interrupted, ``undo`` runs once for each target of ``command``. It may be empty if the
     platform restarts the target by itself.
     """
@@ -163,9 +205,21 @@ class CommandInjector:
         """Run the command."""
         await self._run({"name": name})
 
+    async def kill_part(self, member: str, part: str) -> None:  # noqa: ARG002 - the command knows the part
+        """Run the command for the member."""
+        await self.kill(member)
+
     async def kill_site(self, site: str, members: Sequence[str]) -> None:  # noqa: ARG002 - the command knows them
         """Run the command once, for the site."""
         await self.kill(site)
+
+    async def kill_all(self, sites: str, members: Sequence[str]) -> None:  # noqa: ARG002 - the command knows them
+        """Run the command once, for all sites."""
+        await self.kill(sites)
+
+    async def keep_away(self, name: str) -> None:
+        """Run the command."""
+        await self.kill(name)
 
     async def kill_home(self, site: str) -> None:
         """Run the command for the site."""
@@ -177,6 +231,10 @@ class CommandInjector:
 
     async def cut(self, source: str, target: str) -> None:
         """Run the command for one direction."""
+        await self._run({"from": source, "to": target})
+
+    async def cut_without(self, witness: str, source: str, target: str) -> None:  # noqa: ARG002 - the command knows it
+        """Run the command once: it cuts both directions, and takes the witness away."""
         await self._run({"from": source, "to": target})
 
     async def restart(self, name: str) -> None:

@@ -121,7 +121,7 @@ class LostSite:
         pids = running_pids(self._directory, self._layout, set(names))
         self._down |= set(names)
         hold(self._directory, sorted(self._down))
-        for pid in pids:
+        for pid in pids.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 

@@ -106,10 +106,13 @@ class LoadMeasure:
         history = [op for load in self._loads for op in load.history]
         return sum(op.succeeded and bool(op.wrote) and op.started >= since for op in history)
 
-    def silences(self, began: float, ended: float) -> tuple[float, float, float] | None:
-        """The longest times without an answer of each session between two moments: p50, p99 and max in ms."""
+    def silences(self, began: float, ended: float, *, since: float = -math.inf) -> tuple[float, float, float] | None:
+        """The longest times without an answer of each session between two moments: p50, p99 and max in ms.
+
+        Of a silence that began before ``since``, only what is after that counts.
+        """
         history = [op for load in self._loads for op in load.history]
-        each = longest_silences(history, began, ended, max(load.pacing for load in self._loads))
+        each = longest_silences(history, began, ended, max(load.pacing for load in self._loads), since)
         return (percentile(each, 0.5), percentile(each, 0.99), max(each)) if each else None
 
     async def finish(self, fault: InjectedFault) -> ClientView:
@@ -130,10 +133,13 @@ class LoadMeasure:
             await load.close()
 
 
-def longest_silences(history: Sequence[Op], began: float, ended: float, pacing: float) -> list[float]:
+def longest_silences(
+    history: Sequence[Op], began: float, ended: float, pacing: float, since: float = -math.inf
+) -> list[float]:
     """For each session its longest time without a successful answer that is partly between two moments. Pure.
 
-    In ms, minus ``pacing``, the normal seconds between two requests of one session.
+    In ms, minus ``pacing``, the normal seconds between two requests of one session. What is before ``since`` does not
+    count.
     """
     answers: dict[str, list[float]] = defaultdict(list)
     for op in history:
@@ -141,7 +147,7 @@ def longest_silences(history: Sequence[Op], began: float, ended: float, pacing: 
             answers[op.session].append(op.ended)
     found = []
     for times in map(sorted, answers.values()):
-        gaps = [after - before for before, after in pairwise(times) if after >= began and before <= ended]
+        gaps = [after - max(before, since) for before, after in pairwise(times) if after >= began and before <= ended]
         if gaps:
             found.append(max(0.0, max(gaps) - pacing) * 1000)
     return found

@@ -66,7 +66,7 @@ def drill_table(view: dict[str, Any]) -> RenderableType:
         )
         parts += [Text(f"{name} missed {text}", style="red") for text in row["missed"]]
         parts += [Text(f"{name} failed {text}", style="red") for text in row["failures"]]
-        if row["kind"] == DrillKind.LINK:
+        if DrillKind(row["kind"]).keeps_slots:
             parts.append(Text(_link_line(row)))
         if row["home"]:
             parts.append(Text(_home_line(row)))
@@ -137,7 +137,7 @@ def _take_over_line(row: dict[str, Any]) -> str:
 
 
 def _link_line(row: dict[str, Any]) -> str:
-    """What a cut link did to the slots, and whether anybody else wrote."""
+    """What a drill in which all members live did to the slots, and whether anybody else wrote."""
     lost = ", ".join(f"{site or 'no site'} lost {count} slots" for site, count in row["slots_taken_from"].items())
     writers = row["second_writers"]
     told = "two writers were not looked for" if writers is None else f"{writers} writes of a second writer"

@@ -50,7 +50,7 @@ class DrillSettings:
         words = ["understudy", "drill", str(self.kind)]
         words += ["--member", name] if self.kind.of_a_member else []
         words += ["--site", name] if self.kind.of_a_site else []
-        if self.kind is DrillKind.LINK:
+        if self.kind.of_a_link:
             words += ["--link", name, *(["--direction", ONE_WAY] if self.one_way else [])]
         words += ["--load", str(self.rate)] if self.rate else []
         words += ["--for", f"{self.seconds:g}s"] if self.kind is not DrillKind.ROLLING else []

@@ -34,8 +34,8 @@ class Failure:
 FAILURES = (
     Failure("member", "its standby takes over", "no", "kill"),
     Failure("member stands still", "its standby takes over after the time in liveness", "no", "freeze"),
-    Failure("application", "the sidecar finds that it fails, and hands over", "no"),
-    Failure("sidecar", "the member's standby takes over", "no"),
+    Failure("application", "the sidecar finds that it fails, and hands over", "no", "app"),
+    Failure("sidecar", "another member takes over, as if the whole member had died", "no", "sidecar"),
     Failure("control server", "another one leads; slots stay where they are", "no", "control"),
     Failure("etcd member", "the other members of etcd elect a leader", "no", "etcd-leader"),
     Failure("site", "members of other sites take over", "no, if etcd keeps its majority", "site"),
@@ -46,8 +46,13 @@ FAILURES = (
         "no",
         "link",
     ),
-    Failure("witness", "nothing moves; the next loss stops writes", "start it again"),
-    Failure("link and witness", "etcd has no majority; sync writes stop", "restore the link or the witness"),
+    Failure("witness", "nothing moves; the next loss stops writes", "start it again", "witness"),
+    Failure(
+        "link and witness",
+        "on two sites etcd has no majority: no slot moves, and sync writes wait and then fail on both sites",
+        "restore the link or the witness",
+        "link-witness",
+    ),
     Failure(
         "home site (distant), planned",
         "the home moves to the other site and back; calls are refused meanwhile",
@@ -66,7 +71,12 @@ FAILURES = (
         "site take-over",
         "site-take-over",
     ),
-    Failure("all sites", "nothing is served", "start the sites again"),
+    Failure(
+        "all sites",
+        "nothing is served until members and etcd run again; then sessions are as etcd has them",
+        "no, if a supervisor starts them; else start the sites again",
+        "all-sites",
+    ),
 )
 
 

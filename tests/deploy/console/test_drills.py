@@ -97,7 +97,7 @@ def test_the_statement_names_the_drill_of_each_failure():
     rows = {row["failure"]: row for row in statement_rows([KILL], "cart")}
     assert rows["member"]["waited"] == "worst 38 ms (1 drill); p99 not yet shown"
     assert rows["site"]["command"] == "understudy drill site --load 300 --pool cart"
-    assert rows["witness"]["command"] == ""
+    assert rows["witness"]["command"] == "understudy drill witness --load 300 --pool cart"
 
 
 def test_a_drill_of_a_tcp_pool_is_refused_with_the_command_that_can_measure_it():

@@ -58,6 +58,7 @@ def test_a_silence_is_the_longest_time_without_an_answer_that_is_partly_in_the_d
     assert longest_silences(history, 10.0, 20.0, pacing=0.5) == [2500.0]
     assert longest_silences(history, 8.0, 20.0, pacing=0.5) == [7500.0]
     assert longest_silences(history, 15.0, 20.0, pacing=0.5) == []
+    assert longest_silences(history, 12.0, 20.0, pacing=0.5, since=12.0) == [500.0]
 
 
 def test_the_outcome_says_for_how_long_nobody_was_the_home_and_what_was_expected() -> None:
@@ -108,10 +109,12 @@ def test_the_command_that_repeats_a_drill_tells_no_addresses() -> None:
 
 
 def test_what_a_drill_holds_down_may_start_again_when_the_drill_is_over_or_dead(tmp_path) -> None:
-    assert not is_held(tmp_path, "front-1")
-    for text, held in ((str(os.getpid()), True), ("999999999", False), ("", False)):
+    assert not is_held(tmp_path, "etcd-3")
+    own = str(os.getpid())
+    held = ((own, True), (f"{own}\netcd-3", True), (f"{own}\netcd-1", False), ("999999999", False), ("", False))
+    for text, expected in held:
         (tmp_path / HELD_FILE).write_text(text)
-        assert is_held(tmp_path, "front-1") is held
+        assert is_held(tmp_path, "etcd-3") is expected
 
 
 async def test_a_home_of_which_something_does_not_run_is_not_killed(tmp_path) -> None:

@@ -86,7 +86,8 @@ def test_the_command_that_repeats_a_drill_names_the_link_and_the_direction() -> 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["kill", "--link", "east,west"], "they are for link"),
+        (["kill", "--link", "east,west"], "it is for link and link-witness"),
+        (["link-witness", "--direction", "one-way"], "it is for link"),
         (["link", "--link", "east"], "names two sites"),
         (["link", "--link", "east,east"], "names two sites"),
         (["link", "--direction", "one-way"], "needs --link FROM,TO"),

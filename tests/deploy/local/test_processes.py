@@ -64,6 +64,22 @@ async def test_a_process_killed_by_hand_comes_back_and_its_end_is_told(tmp_path)
         assert "SIGKILL" in processes["web"].reason
 
 
+async def test_only_a_process_that_is_held_by_its_name_is_not_started_again(tmp_path):
+    held = {"witness"}
+    witness, other = (web(tmp_path, name) for name in ("witness", "other"))
+    async with Processes(held=lambda name: name in held) as processes:
+        for one in (witness, other):
+            await processes.start(one)
+        first = {name: processes[name].pid for name in ("witness", "other")}
+        for pid in first.values():
+            os.kill(pid, signal.SIGKILL)
+        await until(lambda: processes["other"].restarts and processes["other"].state is ProcessState.RUNNING)
+        assert (processes["witness"].state, processes["witness"].pid) == (ProcessState.WAITING, 0)
+        held.clear()
+        await until(lambda: processes["witness"].restarts and processes["witness"].state is ProcessState.RUNNING)
+        assert processes["witness"].pid not in (0, first["witness"])
+
+
 async def test_a_process_killed_on_purpose_stays_down_until_it_is_started_again(tmp_path):
     async with Processes() as processes:
         await processes.start(web(tmp_path))
