@@ -178,9 +178,12 @@ def modules_left_out_of_collections() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def forked_local_pools(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Local pools that a test runs within its own process have their programs from the fork server."""
+    """Local pools that a test runs within its own process have their programs from the fork server.
+
+    A module runs one if it names ``LocalPool`` or what makes such pools for it.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        if hasattr(request.module, "LocalPool"):
+        if {"LocalPool", "DistantPools", "open_desk"} & vars(request.module).keys():
             patch.setattr("understudy.deploy.local.processes.tethered", forkserver.forked_program)
         yield
 
