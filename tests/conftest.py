@@ -114,14 +114,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     workers = getattr(config, "workerinput", {}).get("workercount", 0)
     if not workers:
         return
-    long = [item for item in items if _is_long(item)]
-    short = [item for item in items if not _is_long(item)]
-    together = _together(long)
+    together = _together([item for item in items if _is_long(item)])
+    short = _together([item for item in items if not _is_long(item)])
     shares = [
-        _mixed(
-            [item for one in together[number::workers] for item in one],
-            short[len(short) * number // workers : len(short) * (number + 1) // workers],
-        )
+        _mixed(together[number::workers], short[len(short) * number // workers : len(short) * (number + 1) // workers])
         for number in range(workers)
     ]
     items[:] = [item for share in shares for item in share]
@@ -145,11 +141,14 @@ def _shares(item: pytest.Item) -> bool:
     return any(one[-1].scope == "module" and one[-1].baseid == item.nodeid.partition("::")[0] for one in fixtures)
 
 
-def _mixed(long: list[pytest.Item], short: list[pytest.Item]) -> list[pytest.Item]:
-    """Both in their order, the long ones evenly among the first two thirds of the short ones."""
-    placed = [(number / len(long) * 2 / 3, item) for number, item in enumerate(long)]
-    placed += [(number / len(short), item) for number, item in enumerate(short)]
-    return [item for _, item in sorted(placed, key=lambda place: place[0])]
+def _mixed(long: list[list[pytest.Item]], short: list[list[pytest.Item]]) -> list[pytest.Item]:
+    """Both in their order, the long ones evenly among the first two thirds of the short ones.
+
+    Tests that share something stay together here too: pytest ends what a module shares before a test of another one.
+    """
+    placed = [(number / len(long) * 2 / 3, one) for number, one in enumerate(long)]
+    placed += [(number / len(short), one) for number, one in enumerate(short)]
+    return [item for _, one in sorted(placed, key=lambda place: place[0]) for item in one]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -179,9 +178,12 @@ def modules_left_out_of_collections() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def forked_local_pools(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Local pools that a test runs within its own process have their programs from the fork server."""
+    """Local pools that a test runs within its own process have their programs from the fork server.
+
+    A module runs one if it names ``LocalPool`` or what makes such pools for it.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        if hasattr(request.module, "LocalPool"):
+        if {"LocalPool", "DistantPools", "open_desk"} & vars(request.module).keys():
             patch.setattr("understudy.deploy.local.processes.tethered", forkserver.forked_program)
         yield
 
