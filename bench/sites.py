@@ -45,6 +45,7 @@ from tests.harness.netns import Network, network, unable
 from understudy.deploy.drill.conditions import not_recovered, slots_by_member
 from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.load.history_checker import percentile
+from understudy.deploy.local.linked_pool import WITNESS
 from understudy.proxy.ownership.drain import LINGER
 from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.pool.site_copies import copies_by_slot, lagging_slots
@@ -273,6 +274,12 @@ async def _at_rest(pool: SitePool, operator: Operator) -> str:
     return not_converged(state, []) or (f"{len(late)} slots lag" if late else "") or ", ".join(missing)
 
 
+async def _led_by_witness(operator: Operator) -> str:
+    """Control servers give etcd's lead to the witness some time after the pool has started."""
+    leader = await operator.leader()
+    return "" if leader == WITNESS else f"etcd is led by {leader or 'nobody'}"
+
+
 def _keys(state: PoolState, count: int, *, crossing: bool) -> list[str]:
     """So many session keys in slots whose copies are on two sites, or on one."""
     sites, slots = copies_by_slot(state), len(state.owners)
@@ -318,6 +325,7 @@ async def measure(net: Network, options: argparse.Namespace) -> dict[str, Any]:
             async with bench.clients():
                 steady = await bench.steady()
                 print(f"   steady: {steady}", file=sys.stderr, flush=True)
+                await _until(lambda: _led_by_witness(operator))
                 kinds = options.kinds.split(",")
                 for number in range(options.events * len(kinds)):
                     if time.monotonic() - begun > options.seconds:
