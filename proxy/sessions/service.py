@@ -202,10 +202,12 @@ class SessionService:
         """Try until there is an answer, or no time left."""
         while True:
             seen = self._updates.changed
-            if slot not in self._owned:
+            try:
+                reply = await self._attempt(call, slot, spec, attempts)
+            except NotMine:  # it may have waited at the gate while the slot was handed over
                 await self._clock.compared()  # a stamp by a wrong clock is refused
                 call = self._with_stamp(call, attempts)
-            reply = await self._attempt(call, slot, spec, attempts)
+                reply = await self._router.route(call, slot, attempts)
             if reply is not None:
                 return attempts.final_reply(reply)
             if attempts.left <= 0:
@@ -214,7 +216,7 @@ class SessionService:
             await self._updates.wait(seen, min(POLL_INTERVAL, attempts.left))
 
     async def _attempt(self, call: Call, slot: int, spec: PoolSpec, attempts: CallAttempts) -> Reply | None:
-        """One attempt: the answer, or None to look again."""
+        """One attempt in a slot of ours: the answer, or None to look again. Raises :class:`NotMine`."""
         owned = self._owned.enter_now(slot)  # a timeout takes as long as all of a read
         if owned is None and call.reads and self._reads.at_hand(call, slot):
             owned = self._owned.enter_to_read(slot)
@@ -222,8 +224,6 @@ class SessionService:
             if owned is None:
                 async with asyncio.timeout(attempts.left):
                     owned = await self._owned.enter(slot)
-        except NotMine:
-            return await self._router.route(call, slot, attempts)
         except TimeoutError:
             return None
         if call.reads:

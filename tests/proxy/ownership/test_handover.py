@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -11,7 +12,7 @@ from tests.proxy.members import SLOTS, InProcessMember, InProcessPool, in_proces
 from understudy.proxy.member.pool_view import Peer
 from understudy.proxy.ownership.handover import HandoverFailed
 from understudy.proxy.ownership.owned_slots import NotMine
-from understudy.proxy.peers.peer_protocol import NotTaken, PeerError
+from understudy.proxy.peers.peer_protocol import NotTaken, PeerBroken, PeerError
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.owner_records import start_handover
 from understudy.statesync.pool.records import Lost, Owner, Phase, SyncRecord
@@ -72,6 +73,38 @@ async def test_a_call_that_waits_at_the_gate_goes_to_the_target(
     reply = await waiting
     assert (reply.status, reply.headers["Understudy-Served-By"]) == (201, "b")
     assert (await b.call("GET", "k")).body == b"late"
+
+
+async def test_a_write_that_waited_at_the_gate_has_one_effect_although_the_target_dies_before_it_answers(
+    pool: InProcessPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await pool.give("a", "b")
+    closed, go_on = asyncio.Event(), asyncio.Event()
+    activate, forward = pool.network.activate, pool.network.forward
+
+    async def held(peer: Peer, slots: list[int], revision: int) -> object:
+        closed.set()
+        await go_on.wait()
+        return await activate(peer, slots, revision)
+
+    async def carried_out_and_not_answered(peer: Peer, *call: Any, **more: Any) -> None:
+        await forward(peer, *call, **more)
+        pool.network.dead.add("b")
+        raise PeerBroken("b", "the connection was closed")
+
+    monkeypatch.setattr(pool.network, "activate", held)
+    monkeypatch.setattr(pool.network, "forward", carried_out_and_not_answered)
+    handover = asyncio.create_task(give(a))
+    await closed.wait()
+    waiting = asyncio.create_task(a.call("PUT", "k", "once"))
+    await asyncio.wait({waiting}, timeout=0.05)
+    go_on.set()
+    await handover
+
+    reply = await waiting
+    assert (reply.status, reply.headers["Understudy-Served-By"]) == (201, "a")
+    assert reply.headers["Understudy-Repeated"] == "true", "the target had carried it out"
+    assert reply.headers["ETag"].startswith('"2.'), "in its epoch"
 
 
 async def test_reads_go_on_behind_the_closed_gate_and_end_before_the_target_is_asked(
