@@ -335,6 +335,7 @@ SAYINGS = """async () => {
 async def test_a_screen_reader_hears_of_failovers_every_five_seconds_at_most_and_of_lost_slots_at_once(
     desk: Desk,
 ) -> None:
+    await settled(desk.pool.layout, desk.etcd)  # else a handover of a test before this one is said
     async with desk.window() as window:
         page = await desk.open(window)
         await page.locator("#live[data-mode=live]").wait_for()

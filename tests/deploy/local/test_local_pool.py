@@ -17,7 +17,7 @@ from tests.harness.processes import bound_to
 from tests.harness.waiting import free_port, until
 from understudy.deploy.common.layout import read_layout, read_processes
 from understudy.deploy.inspect.query import read_pool
-from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.etcd.client import EtcdClient, EtcdError
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 120
@@ -358,9 +358,16 @@ async def test_the_larger_of_two_sites_is_lost_and_the_other_one_takes_over_unti
 
 
 async def take_over_of(etcd):
-    """The record of the last take-over; None if there was none."""
-    state, _ = await read_pool(etcd, "cart")
-    return state.take_over.record if state.take_over else None
+    """The record of the last take-over; None if there was none. Waits until etcd has a leader again."""
+    found = []
+
+    async def answers():
+        with contextlib.suppress(EtcdError):
+            found.append((await read_pool(etcd, "cart"))[0])
+        return found
+
+    await until(answers, timeout=PATIENCE, what="etcd answers")
+    return found[0].take_over.record if found[0].take_over else None
 
 
 def taking_over(terminal, text):
