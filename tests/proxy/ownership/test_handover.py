@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from tests.harness.waiting import until
 from tests.proxy.members import SLOTS, InProcessMember, InProcessPool, in_process_pool, owners
+from understudy.proxy.http.problems import Reply
 from understudy.proxy.member.pool_view import Peer
 from understudy.proxy.ownership.handover import HandoverFailed
 from understudy.proxy.ownership.owned_slots import NotMine
@@ -87,8 +88,10 @@ async def test_a_write_that_waited_at_the_gate_has_one_effect_although_the_targe
         await go_on.wait()
         return await activate(peer, slots, revision)
 
-    async def carried_out_and_not_answered(peer: Peer, *call: Any, **more: Any) -> None:
-        await forward(peer, *call, **more)
+    async def carried_out_and_not_answered(peer: Peer, *call: Any, **more: Any) -> Reply:
+        reply = await forward(peer, *call, **more)
+        if reply.status != 201:
+            return reply  # it was not carried out: the caller looks again
         pool.network.dead.add("b")
         raise PeerBroken("b", "the connection was closed")
 
