@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from understudy.deploy.common.errors import DeployError
@@ -252,13 +253,7 @@ class HomeDrill(Drill):
             return not_recovered(state, dict.fromkeys(state.members, 0), {})
 
         await self._until(missing, f"site {site.side.name} serves all slots")
-        since = time.monotonic()
-
-        async def silent() -> str:
-            count = measure.unanswered(since)
-            return f"{count} sessions have no answer yet" if count else ""
-
-        await self._until(silent, f"clients are served by site {site.side.name}")
+        await self._until(partial(measure.silent, time.monotonic()), f"clients are served by site {site.side.name}")
 
     def _log(self, site: DrillSite) -> OperatorLog:
         return OperatorLog(site.side.client, site.side.keys, self._actor, self._settings.why)

@@ -101,6 +101,11 @@ class LoadMeasure:
             if isinstance(load, Load)
         )
 
+    async def silent(self, since: float) -> str:
+        """How many sessions have no answer since that moment, in words; '' for none."""
+        count = self.unanswered(since)
+        return f"{count} sessions have no answer yet" if count else ""
+
     def accepted_writes(self, since: float) -> int:
         """How many writes that began since that moment have been acknowledged."""
         history = [op for load in self._loads for op in load.history]

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.common.options import PoolLocation
@@ -156,13 +157,9 @@ class TakeOverDrill(Drill):
             return f"{waiting} slots wait for a member of site {self._lost.left.site}" if waiting else ""
 
         await self._until(missing, f"site {self._lost.left.site} serves all slots")
-        since = time.monotonic()
-
-        async def silent() -> str:
-            count = measure.unanswered(since)
-            return f"{count} sessions have no answer yet" if count else ""
-
-        await self._until(silent, f"clients are served by site {self._lost.left.site}")
+        await self._until(
+            partial(measure.silent, time.monotonic()), f"clients are served by site {self._lost.left.site}"
+        )
 
     async def _bring_back(self) -> None:
         """Start everything again, wherever the drill was interrupted."""
