@@ -261,19 +261,11 @@ class SlotReconciler:
 
     async def _reclaim(self, slots: Sequence[int]) -> None:
         """Serve slots whose record names this process."""
-        if self._owned.closed or self._contact.silent_for(time.monotonic()) > LATE:
+        if self._contact.silent_for(time.monotonic()) > LATE:
             return
         async with self._claiming:
-            view = self._pool.view()
-            gained = []
-            for slot in slots:
-                at = view.owners.get(slot)
-                if at is None or not view.mine(slot) or slot in self._handing:
-                    continue
-                if self._owned.given_up.get(slot) == at.revision:
-                    at = await self._handover.take_up_again(slot, at)
-                if at is not None and (one := await self._regained(slot, at)) is not None:
-                    gained.append((at, one))
+            with self._owned.transaction():
+                gained = [] if self._owned.closed else await self._gain_again(slots)
             await self._opener.open([one for _, one in gained])
         failovers = [found.record for found in self._pool.state.failovers.values()]
         for at, one in gained:
@@ -281,6 +273,20 @@ class SlotReconciler:
             if self._owned.takes(slot):
                 logger.warning("slot %d is ours at revision %d, though no answer said so: reclaimed", slot, at.revision)
                 self._recorder.reclaimed(slot, at, failovers)
+
+    async def _gain_again(self, slots: Sequence[int]) -> list[tuple[At[Owner], Gained]]:
+        """Those of ``slots`` that are ours by their records, with these records."""
+        view = self._pool.view()
+        gained = []
+        for slot in slots:
+            at = view.owners.get(slot)
+            if at is None or not view.mine(slot) or slot in self._handing:
+                continue
+            if self._owned.given_up.get(slot) == at.revision:
+                at = await self._handover.take_up_again(slot, at)
+            if at is not None and (one := await self._regained(slot, at)) is not None:
+                gained.append((at, one))
+        return gained
 
     async def _regained(self, slot: int, at: At[Owner]) -> Gained | None:
         """The slot as ours by its record; None if it is not.
