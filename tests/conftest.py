@@ -38,7 +38,7 @@ LONG = {
 LONG_FOLDERS = {"faults", "replicas", "frameworks"}
 """Folders of such tests."""
 _gc_unfreeze = gc.unfreeze
-WORKERS = 6
+WORKERS = 5
 """Workers at the least: a test with real servers waits for more than half of its time."""
 
 
