@@ -8,7 +8,7 @@ from understudy.proxy.health.app_health_check import AppHealthCheck
 from understudy.proxy.health.check_registry import CheckRegistry
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.read_deadline import ReadDeadline
-from understudy.statesync.pool.records import MemberState
+from understudy.statesync.pool.records import NOBODY_ELSE, MemberState
 from understudy.statesync.sessions.replica import Replica
 
 
@@ -48,7 +48,7 @@ def state_of(facts: Facts, *, was_well: bool) -> tuple[MemberState, str]:
         return MemberState.INIT, facts.away
     fault = facts.fault
     if fault and facts.has_roles:
-        return (MemberState.DOWN, fault) if facts.others else (MemberState.ATTENTION, f"nobody else can serve: {fault}")
+        return (MemberState.DOWN, fault) if facts.others else (MemberState.ATTENTION, f"{NOBODY_ELSE}{fault}")
     if not facts.has_roles and (fault or facts.starting):
         failed = was_well and bool(facts.own_fault)
         return (MemberState.DOWN if failed else MemberState.INIT), fault or facts.starting

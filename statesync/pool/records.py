@@ -53,6 +53,8 @@ class ForecastLevel(StrEnum):
 _RANKS: Mapping[str, int] = {level: rank for rank, level in enumerate(ForecastLevel)}
 NO_ETCD = "etcd does not answer: "
 """How the reason begins of a member that is DOWN because it cannot reach etcd; the last error follows."""
+NOBODY_ELSE = "nobody else can serve: "
+"""How the reason begins of a member that is ATTENTION; what keeps it from serving well follows."""
 
 
 class Phase(StrEnum):

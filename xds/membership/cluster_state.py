@@ -34,7 +34,7 @@ class ClusterState:
         newer: the slots whose stable owner record was written after the table: takeovers that the table does not know
             of, or handovers that were undone. Members act only on a table that is newer than the owner record.
         offline: the sites that an operator wants out of service.
-        cut_off: the members that are DOWN only because they cannot reach etcd.
+        cut_off: the members that are DOWN or ATTENTION only because they cannot reach etcd.
         leaving: the members that are to own nothing because they will fail soon (``predictive: move``).
         late: whether most members that beat here are too busy to answer soon.
         answer_ms: nearly all answers came within this time, as far as Envoys report here.

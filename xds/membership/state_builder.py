@@ -15,7 +15,7 @@ from understudy.statesync.pool.home import Role
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.predicted import leaving_members
 from understudy.statesync.pool.rebalance import Approved, in_force
-from understudy.statesync.pool.records import NO_ETCD, Leaving, Member, MemberState, Owner, Phase
+from understudy.statesync.pool.records import NO_ETCD, NOBODY_ELSE, Leaving, Member, MemberState, Owner, Phase
 from understudy.statesync.pool.site_records import PoolInGroup
 from understudy.statesync.pool.spec import PoolSpec, SpecError, refuse_contradiction
 from understudy.statesync.pool.state import At, PoolState
@@ -184,7 +184,8 @@ class StateBuilder:
     def _cut_off(self, member: Member) -> bool:
         health = self._detector.members.get((member.member, member.boot))
         reported = health if health is not None and health.streams and health.state is not None else member
-        return reported.state is MemberState.DOWN and reported.reason.startswith(NO_ETCD)
+        faulty = reported.state in (MemberState.DOWN, MemberState.ATTENTION)
+        return faulty and reported.reason.removeprefix(NOBODY_ELSE).startswith(NO_ETCD)
 
     def _newer_than_table(self, at: At[Owner]) -> bool:
         return at.revision > self.table_revision and at.record.phase is Phase.STABLE

@@ -5,7 +5,7 @@ import pytest
 from understudy.statesync.etcd.client import Event, Kv
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import NO_ETCD, Intent, Lost, Member, MemberState, Owner, Table
+from understudy.statesync.pool.records import NO_ETCD, NOBODY_ELSE, Intent, Lost, Member, MemberState, Owner, Table
 from understudy.statesync.pool.site_records import PoolInGroup
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_parts import SiteSpec
@@ -29,7 +29,7 @@ from understudy.xds.tracing.failover_timing import (
 )
 
 UP, READY, INIT = MemberState.UP, MemberState.READY, MemberState.INIT
-DOWN, DRAINING, LOST = MemberState.DOWN, MemberState.DRAINING, MemberState.LOST
+DOWN, DRAINING, LOST, ATTENTION = MemberState.DOWN, MemberState.DRAINING, MemberState.LOST, MemberState.ATTENTION
 SECOND = 1_000_000_000
 
 
@@ -470,16 +470,21 @@ def test_a_site_is_offline_until_its_time_is_over():
 def test_a_member_that_cannot_reach_etcd_is_told_from_one_with_another_fault(beats: bool):
     keys, detector = PoolKeys("cart"), FailureDetector()
     builder = StateBuilder(keys, detector)
-    said = {"a": f"{NO_ETCD}Deadline Exceeded", "b": "the application does not listen"}
+    said = {
+        "a": (DOWN, f"{NO_ETCD}Deadline Exceeded"),
+        "b": (DOWN, "the application does not listen"),
+        "c": (ATTENTION, f"{NOBODY_ELSE}{NO_ETCD}Deadline Exceeded"),
+        "d": (ATTENTION, f"{NOBODY_ELSE}the application does not listen"),
+    }
     put = {keys.spec: PoolSpec(pool="cart").encode()}
-    for name, reason in said.items():
+    for name, (state, reason) in said.items():
         at_rest = Member(name, "one", "127.0.0.1:7000", "127.0.0.1:1", UP)
-        put[keys.member(name)] = (at_rest if beats else replace(at_rest, state=DOWN, reason=reason)).encode()
+        put[keys.member(name)] = (at_rest if beats else replace(at_rest, state=state, reason=reason)).encode()
         if beats:
-            detector.on_beat(1, name, "one", DOWN, 1, reason=reason)
+            detector.on_beat(1, name, "one", state, 1, reason=reason)
     builder.apply(InformerBatch(1, tuple(Event("put", Kv(key, value, 1, 1, 0)) for key, value in put.items())))
 
-    assert builder.current().cut_off == {"a"}  # type: ignore[union-attr]
+    assert builder.current().cut_off == {"a", "c"}  # type: ignore[union-attr]
 
 
 def test_envoy_is_told_when_most_of_the_members_that_beat_are_late():
