@@ -102,6 +102,15 @@ class OwnershipChange:
             ),
         }
 
+    def attributes_at_end(self, claims: Sequence[ReportedClaim]) -> dict[str, str | int | float | bool | Sequence[str]]:
+        """The attributes once it is over: those of a takeover name the members that took over.
+
+        Planned moves name the members of the table. The reports of some of them may come late or not at all.
+        """
+        members = sorted({claim.member for claim in claims})
+        known = members and self.kind == names.KIND_TAKEOVER
+        return self.attributes() | ({names.TO: ", ".join(members)} if known else {})
+
     @property
     def trace(self) -> str:
         """The trace id in hex, '' if the traceparent is not one."""

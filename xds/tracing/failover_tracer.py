@@ -162,7 +162,7 @@ class FailoverTracer:
         measured = bool(path) or bool(end.settled and change.kind == names.KIND_HANDOVER)
         self._record(change, path or leader_phases(change))
         self._record(change, _beside(change, end, path))
-        attributes = change.attributes() | _takers(end.claims)
+        attributes = change.attributes_at_end(end.claims)
         if measured:
             attributes[names.ERROR_MS] = change.doubt / 1e6
         else:
@@ -298,12 +298,6 @@ def _beside(change: OwnershipChange, end: _Outcome, path: Sequence[PhaseSpan]) -
         late = phase.name == names.ACK and not end.acknowledged
         beside.append(replace(phase, attributes={**phase.attributes, names.UNMEASURED: True}) if late else phase)
     return beside
-
-
-def _takers(claims: Sequence[ReportedClaim]) -> dict[str, str | int | float | bool | Sequence[str]]:
-    """The members that took over, as an attribute."""
-    members = sorted({claim.member for claim in claims})
-    return {names.TO: ", ".join(members)} if members else {}
 
 
 def _first_request(claims: Sequence[ReportedClaim]) -> str:

@@ -73,6 +73,12 @@ def test_planned_moves_are_the_moves_and_then_the_acknowledgements():
     assert lengths(critical_path(HANDOVER, (), at(40), at(20))) == {"move": 40}
 
 
+def test_planned_moves_name_every_target_although_only_one_of_them_has_told_of_its_slot():
+    moves = replace(HANDOVER, moving={0: "b", 1: "c", 2: "c"})
+    assert moves.attributes_at_end([claimed("b", slots=1)])[names.TO] == "b, c"
+    assert TAKEOVER.attributes_at_end([claimed("c"), claimed("b")])[names.TO] == "b, c"
+
+
 TIMES = st.integers(-(10**19), 10**19)
 CLAIMS = st.builds(
     ReportedClaim,
