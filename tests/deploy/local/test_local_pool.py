@@ -317,6 +317,13 @@ def moving_home(terminal):
     return None
 
 
+def serving(terminal, site):
+    """How many slots are active on a site; 0 if the command could not tell."""
+    done = terminal.run("site", "status", "-o", "json")
+    rows = json.loads(done.stdout)["sites"] if done.returncode == 0 else []
+    return sum(row["active"] for row in rows if row["site"] == site)
+
+
 async def test_the_larger_of_two_sites_is_lost_and_the_other_one_takes_over_until_it_is_back(terminal):
     (terminal.directory / "cart.yaml").write_text(
         "pool: cart\nslots: 16\ncopies: 2\nreplication: {spread: site}\n"
@@ -329,6 +336,7 @@ async def test_the_larger_of_two_sites_is_lost_and_the_other_one_takes_over_unti
     await until(lambda: taking_over(terminal, "waiting 1 s"), timeout=PATIENCE, what="a drill that is interrupted")
     async with EtcdClient(layout.etcd) as etcd:
         assert (await take_over_of(etcd)) is None
+        await until(lambda: serving(terminal, "east"), timeout=PATIENCE, what="the site has its slots again")
 
         def outcome():
             done = terminal.run("drill", "site-take-over", "--load", "30", "--for", "1s", "-o", "json")
