@@ -18,6 +18,7 @@ from understudy.statesync.pool.records import MemberState
 from understudy.statesync.pool.site_copies import copies_by_slot
 from understudy.statesync.pool.spec_parts import Objectives
 from understudy.statesync.pool.state import PoolState
+from understudy.telemetry.tracing import names
 
 
 class DrillKind(StrEnum):
@@ -106,7 +107,7 @@ class DrillKind(StrEnum):
     @property
     def stops_service(self) -> bool:
         """Whether the pool cannot serve while the fault lasts, so that failed requests and times are not judged."""
-        return self in (DrillKind.LINK_WITNESS, DrillKind.ALL_SITES)
+        return self in names.DRILLS_THAT_STOP_SERVICE
 
     @property
     def of_the_pool(self) -> bool:

@@ -25,6 +25,7 @@ from understudy.telemetry.slo.model import (
     Traffic,
     is_crash,
 )
+from understudy.telemetry.tracing import names
 
 CONFIDENCE = 0.95
 PERCENTILE = 0.99
@@ -241,19 +242,8 @@ def _with(figure: Figure, advice: str) -> Figure:
 def _requests(held: Sequence[Failover], targets: Targets, traffic: Traffic, end_ns: int) -> Figure:
     """The failed share of requests during changes, counted by front Envoys or else by the clients of a drill."""
     key, title = "failed_requests", "failed requests"
-    events, unknown, by_envoys, by_clients = [], 0, 0, 0
-    for one in held:
-        through = one.through
-        if through is not None and through.uncounted is not None:
-            events.append((one.began_ns, float(through.failed), float(max(through.uncounted, through.failed))))
-            by_envoys += 1
-        elif one.requests:
-            events.append((one.began_ns, float(one.failed or 0), float(one.requests)))
-            by_clients += 1
-        elif one.slots and ((traffic.since_ns and one.began_ns >= traffic.since_ns) or through is not None):
-            unknown += 1
+    events, unknown, basis = _counted(held, traffic)
     total = sum(event[2] for event in events)
-    basis = _listed((by_envoys, "by front Envoys"), (by_clients, "by clients of drills"), (unknown, "not counted"))
     if not total:
         advice = (
             "no front Envoy counted requests while the active changed, and no client told what it saw; "
@@ -273,6 +263,31 @@ def _requests(held: Sequence[Failover], targets: Targets, traffic: Traffic, end_
         return figure
     state = State.NOT_SHOWN if unknown else figure.state
     return replace(figure, state=state, advice="; ".join(missing))
+
+
+def _counted(held: Sequence[Failover], traffic: Traffic) -> tuple[list[tuple[int, float, float]], int, str]:
+    """Failed requests and all requests of each change; how many changes were not counted; who counted how many."""
+    events: list[tuple[int, float, float]] = []
+    unknown, by_envoys, by_clients, stopped = 0, 0, 0, 0
+    for one in held:
+        through = one.through
+        if one.drill in names.DRILLS_THAT_STOP_SERVICE:
+            stopped += 1
+        elif through is not None and through.uncounted is not None:
+            events.append((one.began_ns, float(through.failed), float(max(through.uncounted, through.failed))))
+            by_envoys += 1
+        elif one.requests:
+            events.append((one.began_ns, float(one.failed or 0), float(one.requests)))
+            by_clients += 1
+        elif one.slots and ((traffic.since_ns and one.began_ns >= traffic.since_ns) or through is not None):
+            unknown += 1
+    basis = _listed(
+        (by_envoys, "by front Envoys"),
+        (by_clients, "by clients of drills"),
+        (unknown, "not counted"),
+        (stopped, "left out: drills that stop the whole pool"),
+    )
+    return events, unknown, basis
 
 
 def _listed(*parts: tuple[int, str]) -> str:

@@ -87,6 +87,8 @@ TAKEOVERS: Final = "understudy.takeovers"
 BOOT: Final = "understudy.boot"
 SITE: Final = "understudy.site"
 DRILL: Final = "understudy.drill"
+DRILLS_THAT_STOP_SERVICE: Final = frozenset({"link-witness", "all-sites"})
+"""The kinds of drills in which no member could serve while the fault lasts, so that failed requests are not judged."""
 DRILL_REQUESTS: Final = "understudy.drill.requests"
 DRILL_FAILED: Final = "understudy.drill.failed"
 DRILL_GAP_MS: Final = "understudy.drill.gap_ms"

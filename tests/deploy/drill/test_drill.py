@@ -338,11 +338,12 @@ async def test_a_pool_is_drilled_and_every_drill_leaves_it_as_it_was(tmp_path: P
             a_practice_ends_at_once_when_a_member_elsewhere_goes,
             the_application_and_the_sidecar_of_a_member_are_killed_alone,
             the_witness_is_kept_away_and_nothing_moves,
+            a_site_is_killed_and_the_other_one_serves,
             everything_is_killed_at_once_and_no_acknowledged_write_is_lost,
         ):
             await part(scene)
             await scene.ready()
-        kinds = {"kill", "control", "app", "sidecar", "witness", "all-sites"}
+        kinds = {"kill", "control", "app", "sidecar", "witness", "site", "all-sites"}
 
         async def rows() -> dict[str, tuple[int, int]]:
             _, told = await scene.review("--statement")
@@ -494,6 +495,18 @@ async def the_witness_is_kept_away_and_nothing_moves(scene: Running) -> None:
     assert state_of(witness) == "running"
     code, _, said = await scene.drill("link-witness", "--load", "30")
     assert (code, "networks that could be cut" in said) == (1, True), said
+
+
+async def a_site_is_killed_and_the_other_one_serves(scene: Running) -> None:
+    before = await scene.state()
+    code, view, said = await scene.drill("site", "--site", "west", "--load", "60", "--for", "1s")
+    assert code == 0, (said, view)
+    (row,) = view["drills"]
+    assert (row["name"], row["lost_writes"], row["moved_needlessly"]) == ("west", 0, 0)
+    after = await scene.state()
+    killed = {name for name, at in before.members.items() if at.record.boot != after.members[name].record.boot}
+    assert killed == {name for name, at in before.members.items() if at.record.site == "west"}
+    assert killed
 
 
 async def everything_is_killed_at_once_and_no_acknowledged_write_is_lost(scene: Running) -> None:

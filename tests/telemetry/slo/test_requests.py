@@ -16,6 +16,7 @@ from understudy.telemetry.slo.model import DAY_NS, Failover, Figure, State, Targ
 from understudy.telemetry.slo.page import page
 from understudy.telemetry.slo.requests import AffectedRequest, requests_of, with_requests
 from understudy.telemetry.slo.view import Drawing, as_json
+from understudy.telemetry.tracing.names import DRILLS_THAT_STOP_SERVICE
 
 SECOND = 1000 * MS
 START, END = EPOCH_NS - DAY_NS, EPOCH_NS + DAY_NS
@@ -159,6 +160,16 @@ def test_clients_of_a_drill_stand_in_where_no_envoy_counts_and_are_not_added_whe
     assert figure("failed_requests", periods=[], changes=(drilled,)).value == 0.01
     assert figure("failed_requests", periods=counted(-1), changes=(drilled,)).value == 0
     assert figure("failed_requests", periods=[]).state is State.NO_DATA
+
+
+@pytest.mark.parametrize("kind", sorted(DRILLS_THAT_STOP_SERVICE))
+def test_a_drill_that_stops_the_whole_pool_does_not_count(kind: str):
+    stopped = replace(DIED, drill=kind, requests=500, failed=400)
+    assert figure("failed_requests", periods=[], changes=(stopped,)).state is State.NO_DATA
+    alone = replace(DIED, trace="b" * 32, began_ns=EPOCH_NS + 100 * SECOND, requests=1000, failed=0)
+    found = figure("failed_requests", periods=[], changes=(stopped, alone))
+    assert (found.state, found.value) == (State.MET, 0)
+    assert found.basis == "1 by clients of drills, 1 left out: drills that stop the whole pool"
 
 
 def test_a_change_whose_requests_not_every_envoy_counted_leaves_the_objective_open():
