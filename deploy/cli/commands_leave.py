@@ -6,6 +6,7 @@ It must start fast, because the pod's grace period is running: it imports only t
 import http.client
 import json
 import socket
+import time
 from pathlib import Path
 
 import click
@@ -69,14 +70,20 @@ class _UnixConnection(http.client.HTTPConnection):
 def leave(session_api: str, session_token_file: Path | None, wait: float, until: str) -> None:
     """Hand over all slots of this pod's member for good, while its application still serves.
 
-    Exit code 1: the handover is not done within --wait. It continues nevertheless.
+    Exit code 1: the handover is not done within --wait, and continues; or the member gave it up. The reason is said.
     """
+    began = time.monotonic()
     try:
         done, reason = _ask(session_api, _token(session_token_file), f"/v1/drain?wait={wait:g}&until={until}", wait)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise DeployError(f"the sidecar at {session_api} does not answer: {error}; check --session-api") from None
     if not done and wait:
-        raise NegativeAnswer(f"not done after {wait:g} s: {reason}")
+        given_up = time.monotonic() - began < wait
+        raise NegativeAnswer(
+            f"not done, and given up: {reason}" if given_up else f"not done after {wait:g} s: {reason}"
+        )
+    if done and reason:
+        click.echo(reason, err=True)
 
 
 def _token(file: Path | None) -> str:

@@ -73,6 +73,7 @@ class Drain:
         self._seconds = seconds
         self._work: asyncio.Task[None] | None = None
         self._ended_at: float | None = None
+        self._unprotected = ""
         self._saved_for = 0.0
 
     @property
@@ -81,7 +82,10 @@ class Drain:
         return self._work is not None
 
     def outstanding(self, now: float) -> str:
-        """Why this member should not stop yet, '' if it may. ``now`` is monotonic; safe in any thread."""
+        """Why it is worth waiting for the end of the drain, '' if it is over. ``now`` is monotonic; any thread may ask.
+
+        The drain is also over when it was given up: see :meth:`result`.
+        """
         if self._work is None:
             return "nobody has asked this member to hand its slots over"
         if self._ended_at is None and not len(self._owned):
@@ -91,6 +95,16 @@ class Drain:
         if now < self._ended_at + LINGER:
             return "front Envoys may not know yet"
         return ""
+
+    def result(self) -> tuple[bool, str]:
+        """Whether nothing acknowledged needs this process any more, as far as the drain is over; and why not.
+
+        Slots that no other member can take are no reason if etcd has their writes: the last member ends like that.
+        """
+        slots, needed = len(self._owned), self._needed()
+        if self._unprotected and (slots or needed):
+            return False, self._unprotected
+        return True, f"no other member can take {slots} slots; etcd has their writes" if slots else ""
 
     def begin(self) -> "asyncio.Task[None]":
         """Begin to hand every slot over, unless that is under way; the task ends when it is done or given up."""
@@ -118,24 +132,33 @@ class Drain:
                 logger.warning("no other member can take %d slots over", len(self._owned))
                 break
             await asyncio.sleep(POLL_INTERVAL)
-        if len(self._owned):
-            logger.warning("%d slots were not handed over", len(self._owned))
-            await self._save_left()
-        elif self._needed():
-            logger.warning("%d slots of other members still count on a copy here", self._needed())
+        slots, needed = len(self._owned), self._needed()
+        if slots:
+            lacking = await self._save_left()
+            if lacking:
+                self._unprotected = f"etcd may lack the newest writes of {lacking} of {slots} slots that are left"
+            elif self._others():
+                self._unprotected = f"{slots} slots were not handed over in time; etcd has their writes"
+        elif needed:
+            self._unprotected = f"{needed} slots of other members still count on a copy here"
+        if self._unprotected:
+            logger.warning("the drain has ended: %s", self._unprotected)
         self._ended_at = time.monotonic()
 
-    async def _save_left(self) -> None:
-        """Save what is left, for :data:`SAVE_SECONDS` in all."""
+    async def _save_left(self) -> int:
+        """Save what is left, for :data:`SAVE_SECONDS` in all. In so many slots etcd may still lack writes."""
         began = time.monotonic()
         lacking = await self._save(max(0.0, SAVE_SECONDS - self._saved_for))
         self._saved_for += time.monotonic() - began
         if lacking:
             logger.error("etcd may lack the newest writes of %d slots, which only memory has", lacking)
+        return lacking
 
 
 class DrainApi:
     """``POST /v1/drain?wait=SECONDS&until=handed-over``: begin a drain, and wait at most so many seconds for its end.
+
+    The answer says whether it is ``done``. It comes at once when the drain is given up, with the ``reason``.
 
     With ``until=application-gone`` the answer also waits until the application has stopped listening. That is for a
     sidecar that must outlive its application although its orchestrator does not see to it. ``listening`` says whether
@@ -162,12 +185,15 @@ class DrainApi:
         self._drain.begin()
         give_up = time.monotonic() + wait
         while True:
-            outstanding = self._outstanding(until)
-            if not outstanding or time.monotonic() >= give_up:
-                return web.json_response({"done": not outstanding, "reason": outstanding})
+            waits_for = self._waits_for(until)
+            if not waits_for:
+                done, reason = self._drain.result()
+                return web.json_response({"done": done, "reason": reason})
+            if time.monotonic() >= give_up:
+                return web.json_response({"done": False, "reason": waits_for})
             await asyncio.sleep(POLL_INTERVAL)
 
-    def _outstanding(self, until: str) -> str:
+    def _waits_for(self, until: str) -> str:
         outstanding = self._drain.outstanding(time.monotonic())
         if not outstanding and until == APPLICATION_GONE and self._listening():
             return "the application still listens"

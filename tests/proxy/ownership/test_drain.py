@@ -71,7 +71,9 @@ async def test_a_leaving_member_serves_on_until_its_slots_are_given_away_and_the
     assert (status, said["reason"]) == (503, "nobody has asked this member to hand its slots over")
 
     the_applications_hook = asyncio.create_task(ask(pool, "a", "/drained?wait=30"))
-    assert await leave(pool, "a", "--wait", "30") == (0, "")
+    hook = asyncio.create_task(leave(pool, "a", "--wait", "30"))
+    await without(pool, "a")
+    assert await hook == (0, "")
 
     assert await the_applications_hook == (200, {"yes": True, "reason": ""})
     assert {owner.active for owner in (await pool.owners()).values()} == {"b"}
@@ -92,8 +94,24 @@ async def test_the_last_member_does_not_wait_for_heirs_that_there_are_not(pool: 
     pool.flags = lambda name: (*told(name), "--drain-seconds", "600")
     await pool.start("a")
     await pool.settle(("a",))
-    assert await leave(pool, "a", "--wait", "20") == (0, "")
+    code, said = await leave(pool, "a", "--wait", "20")
+    slots = len(await pool.owners())
+    assert (code, said) == (0, f"no other member can take {slots} slots; etcd has their writes\n")
     assert {owner.active for owner in (await pool.owners()).values()} == {"a"}
+
+
+async def test_a_handover_that_is_given_up_is_not_called_done(pool: SidecarPool) -> None:
+    told = pool.flags
+    assert told is not None
+    pool.flags = lambda name: (*told(name), "--drain-seconds", "1")
+    await pool.start("a", "b")
+    await pool.settle(A_FIRST)
+    pool.members["b"].sidecar.signal(signal.SIGSTOP)
+    code, said = await leave(pool, "a", "--wait", "60")
+    pool.members["b"].sidecar.signal(signal.SIGCONT)
+    assert code == 1
+    assert "slots were not handed over in time; etcd has their writes" in said
+    assert (await ask(pool, "a", "/drained"))[0] == 200, "nobody need wait any longer"
 
 
 async def test_a_member_that_leaves_waits_for_one_that_still_starts(pool: SidecarPool) -> None:
@@ -166,6 +184,7 @@ async def test_a_sidecar_that_has_to_outlive_its_application_waits_for_the_end_o
     await pool.start("a", "b")
     await pool.settle(A_FIRST)
     outliving = asyncio.create_task(leave(pool, "a", "--wait", "60", "--until", "application-gone"))
+    await without(pool, "a")
     await until(lambda: drained(pool, "a"), what="a has given its slots away", timeout=40)
     assert not outliving.done()
 
@@ -173,6 +192,16 @@ async def test_a_sidecar_that_has_to_outlive_its_application_waits_for_the_end_o
     application.signal(signal.SIGTERM)
 
     assert await outliving == (0, "")
+
+
+async def without(pool: SidecarPool, name: str) -> None:
+    """Write the table that a control server writes for a member that leaves, once it has left its slots."""
+
+    async def owns_none() -> bool:
+        return all(owner.active != name for owner in (await pool.owners()).values())
+
+    await until(owns_none, 40, f"{name} owns no slots")
+    await pool.write_table((tuple(sorted(set(pool.members) - {name})),))
 
 
 async def drained(pool: SidecarPool, name: str) -> bool:
@@ -292,6 +321,34 @@ async def test_a_slot_that_comes_when_all_are_given_away_is_saved_and_no_other_i
     assert saved == [((1,), True)]
 
 
+async def test_a_drain_that_was_given_up_says_what_is_not_protected() -> None:
+    def gave_up(others: list[str], lacking: int = 0, needed: int = 0, slots: int = 1) -> tuple[Drain, OwnedSlots]:
+        async def save(_: float) -> int:
+            return lacking
+
+        owned = OwnedSlots()
+        for slot in range(slots):
+            owned.gain(slot, Owner("a", "a1", 1), 7)
+        updates = SimpleNamespace(wake=lambda: None)
+        state = DrainState(view_of("a"))
+        return drain_of(state, owned, updates, others=others, save=save, needed=needed, seconds=0.0), owned
+
+    drain, owned = gave_up(["b"])
+    await drain.begin()
+    assert drain.result() == (False, "1 slots were not handed over in time; etcd has their writes")
+    owned.lose(0)
+    assert drain.result() == (True, ""), "it was handed over after all"
+    drain, _ = gave_up([], lacking=1)
+    await drain.begin()
+    assert drain.result() == (False, "etcd may lack the newest writes of 1 of 1 slots that are left")
+    drain, _ = gave_up(["b"], needed=2, slots=0)
+    await drain.begin()
+    assert drain.result() == (False, "2 slots of other members still count on a copy here")
+    drain, _ = gave_up([])
+    await drain.begin()
+    assert drain.result() == (True, "no other member can take 1 slots; etcd has their writes")
+
+
 async def not_needed(_: float) -> int:
     raise AssertionError("every slot is handed over")
 
@@ -303,6 +360,8 @@ def drain_of(
     *,
     others: list[str],
     save: Callable[[float], Awaitable[int]] = not_needed,
+    needed: int = 0,
+    seconds: float = 60.0,
 ) -> Drain:
     return Drain(
         state,
@@ -310,9 +369,9 @@ def drain_of(
         updates,
         on_change=lambda: None,
         others=lambda: others,
-        needed=lambda: 0,
+        needed=lambda: needed,
         save=save,
-        seconds=60.0,
+        seconds=seconds,
     )
 
 
