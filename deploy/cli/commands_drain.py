@@ -52,7 +52,7 @@ wait_option = shown_option(
     "--wait",
     type=click.FloatRange(min=0),
     default=60.0,
-    help="Seconds to wait for the handover of all slots; 0: do not wait.",
+    help="Seconds to wait for the handover of all slots and for other copies; 0: do not wait.",
 )
 
 
@@ -71,11 +71,12 @@ wait_option = shown_option(
 def drain(member: str, seconds: float | None, reason: str, wait: float, pool: str | None, etcd: EtcdOptions) -> None:
     """Take MEMBER out of service. It hands all its slots over to other members, and no request fails.
 
+    The command ends when MEMBER owns no slots, and other members have its copies too: then it may be stopped.
     If something prevents the handover, the command prints what it is. The member stays out of service until
     'understudy undrain' or until the time of --for is over, even if it is restarted.
 
-    Exit code 1: the member does not exist, no other member can take its slots, it still owns slots after --wait, or
-    it ended before it had handed over all its slots.
+    Exit code 1: the member does not exist, no other member can take its slots, it still owns slots or slots still
+    count on its copies after --wait, or it ended before it had handed over all its slots.
     """
     asyncio.run(_drain(locate_pool(etcd, pool), member, seconds, reason, wait))
 
@@ -134,13 +135,14 @@ async def follow_until_empty(
     *,
     quiet: bool = False,
 ) -> int:
-    """Wait until ``members`` own no slots, and return how many slots are left: 0, unless ``wait`` is 0.
+    """Wait until ``members`` own no slots and no other slot counts on their copies.
 
-    ``before`` is the pool before they were asked to hand over. Prints the number of slots, and after a moment also what
-    prevents the handover; with ``quiet`` nothing. Raises :class:`NegativeAnswer` after ``wait`` seconds, or if other
-    members took slots over instead of getting them handed over.
+    Returns how many slots they own: 0, unless ``wait`` is 0. ``before`` is the pool before they were asked to hand
+    over. Prints the number of slots, and after a moment also what prevents the handover; with ``quiet`` nothing. Raises
+    :class:`NegativeAnswer` after ``wait`` seconds, or if other members took slots over instead of getting them handed
+    over.
     """
-    from understudy.deploy.inspect.draining import SlotsTakenOver, not_handed_over, obstacle, owned_by
+    from understudy.deploy.inspect.draining import SlotsTakenOver, not_handed_over, still_needed
     from understudy.deploy.inspect.query import read_pool
     from understudy.proxy.ownership.drain import LINGER
 
@@ -158,21 +160,19 @@ async def follow_until_empty(
     while True:
         state, _ = await read_pool(client, pool)
         of_these |= members(state)
-        left = len(owned_by(state, of_these))
-        show_once(f"{subject} owns {left} slots")
-        why = obstacle(state, of_these, time.time())
-        if why != last_obstacle:
-            last_obstacle, since = why, time.monotonic()
-        if why and (not wait or time.monotonic() - since >= OBSTACLE_SHOWN_AFTER):
-            show_once(f"{subject} cannot hand over its slots: {why}")
+        needed = still_needed(state, of_these, time.time())
+        if needed.obstacle != last_obstacle:
+            last_obstacle, since = needed.obstacle, time.monotonic()
+        lasting = not wait or time.monotonic() - since >= OBSTACLE_SHOWN_AFTER
+        for line in needed.lines(subject, obstacle=lasting):
+            show_once(line)
         taken = drain.since(state, of_these)
-        if not left and taken:
+        if not needed.owned and taken:
             raise NegativeAnswer(not_handed_over(subject, taken))
-        if not left and wait:
+        if not needed and wait:
             await asyncio.sleep(LINGER)  # front Envoys may still send requests by old routes
-        if not left or not wait:
-            return left
+        if not needed or not wait:
+            return len(needed.owned)
         if time.monotonic() >= deadline:
-            reason = why or "see 'understudy status'"
-            raise NegativeAnswer(f"{subject} still owns {left} slots after {wait:g} s: {reason}")
+            raise NegativeAnswer(needed.error(subject, wait))
         await asyncio.sleep(POLL_INTERVAL)

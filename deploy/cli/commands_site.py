@@ -158,7 +158,8 @@ def offline(
     elsewhere yet, although they should. Without a control server the load is not known, and not checked. Other pools
     of the group leave the site too, so the command is also refused for what holds of them.
 
-    Exit code 1: refused, no other site can take its slots, or it still owns slots after --wait.
+    Exit code 1: refused, no other site can take its slots, or it still owns slots, or slots still count on its copies,
+    after --wait.
     """
     from understudy.deploy.operate.service import OFFLINE_SECONDS
     from understudy.statesync.pool.records import Intent

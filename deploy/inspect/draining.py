@@ -1,11 +1,13 @@
 """Why a member that is being drained still owns slots, and which of its slots were taken over. Pure."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from understudy.deploy.inspect.views import ranges
+from understudy.statesync.pool.ownership import agreed_set
 from understudy.statesync.pool.records import MemberState
 from understudy.statesync.pool.state import PoolState
+from understudy.statesync.replication.sync_set import Process
 
 
 def leaving_members(state: PoolState, now: float) -> dict[str, str]:
@@ -33,6 +35,16 @@ def takers(state: PoolState, now: float) -> frozenset[str]:
 def owned_by(state: PoolState, members: Collection[str]) -> list[int]:
     """The slots whose owner records name one of ``members``."""
     return sorted(slot for slot, at in state.owners.items() if at.record.active in members)
+
+
+def counting_on(state: PoolState, members: Collection[str]) -> list[int]:
+    """The slots of other members that count on a copy at one of ``members``: a sync set has a process of them."""
+    processes = {Process(name, state.members[name].record.boot) for name in members if name in state.members}
+    return sorted(
+        slot
+        for slot, at in state.owners.items()
+        if at.record.active not in members and processes & agreed_set(at.record, state.sync_sets.get(slot)).members
+    )
 
 
 def obstacle(state: PoolState, members: Collection[str], now: float) -> str:
@@ -82,6 +94,44 @@ def _others(state: PoolState, members: Collection[str], now: float) -> str:
         else:
             found.append(f"{name} is {at.record.state}" + (f" ({at.record.reason})" if at.record.reason else ""))
     return "; ".join(found) or "there is no other member: start one"
+
+
+@dataclass(frozen=True, slots=True)
+class StillNeeded:
+    """Why members that leave must not stop yet; false if they may.
+
+    ``owned``: their slots, and the ``obstacle`` to their handover. ``counting``: slots of others that count on a copy
+    at one of them.
+    """
+
+    owned: Sequence[int]
+    counting: Sequence[int]
+    obstacle: str
+    led: bool
+
+    def __bool__(self) -> bool:
+        return bool(self.owned or self.counting)
+
+    def lines(self, subject: str, *, obstacle: bool) -> list[str]:
+        """What to show while they are waited for, with or without the obstacle."""
+        copies = f"other members' slots still count on a copy at {subject}" if self.counting and not self.owned else ""
+        why = f"{subject} cannot hand over its slots: {self.obstacle}" if self.obstacle and obstacle else ""
+        return [line for line in (f"{subject} owns {len(self.owned)} slots", copies, why) if line]
+
+    def error(self, subject: str, wait: float) -> str:
+        """The error when they were waited for in vain."""
+        if self.owned:
+            why = self.obstacle or "see 'understudy status'"
+            return f"{subject} still owns {len(self.owned)} slots after {wait:g} s: {why}"
+        why = "see 'understudy status'" if self.led else "there is no leading control server"
+        slots = _slots(self.counting)
+        return f"after {wait:g} s {slots} still count on a copy at {subject}, so do not stop it yet: {why}"
+
+
+def still_needed(state: PoolState, members: Collection[str], now: float) -> StillNeeded:
+    """Why ``members`` must not stop at ``now`` (wall time)."""
+    led = state.leader is not None
+    return StillNeeded(owned_by(state, members), counting_on(state, members), obstacle(state, members, now), led)
 
 
 @dataclass(frozen=True, slots=True)

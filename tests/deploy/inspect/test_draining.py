@@ -15,8 +15,10 @@ from tests.harness.places import ROOT
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import until
 from understudy.deploy.inspect.draining import SlotsTakenOver, blocked_drains, obstacle, takers
+from understudy.deploy.inspect.query import read_pool
 from understudy.proxy.ownership.handover import SLOTS_TOGETHER
 from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.ownership import agreed_set
 from understudy.statesync.pool.records import FailoverRecord, Intent, Lost, Member, MemberState, Owner, Table
 from understudy.statesync.pool.state import At, PoolState
 
@@ -158,8 +160,39 @@ async def test_two_last_members_drained_at_once_say_what_is_in_the_way_and_go_on
         await until(lambda: "its slots: no other member can take" in drain.said, 40, "the command shows the obstacle")
         assert "'understudy undrain b' stops that" in drain.said
         await pool.client.delete(pool.keys.intent("b"))
+        await until(lambda: "a owns 0 slots" in drain.said, 40, "b has all slots")
+        await until(lambda: "still count on a copy at a" in drain.said, 40, "the command says what it waits for")
+        assert "a is drained" not in drain.said
+        await pool.write_table((("b",),))
         assert await drain.ended() == 0, drain.said
         assert "a is drained" in drain.said
+        assert await copies(pool) == {"b"}
+
+
+async def test_a_drained_member_may_be_killed_because_others_have_its_copies(pool: SidecarPool) -> None:
+    await pool.start("c")
+    async with Command(pool, "a") as drain:
+        await until(lambda: "a owns 0 slots" in drain.said, 40, "b has all slots")
+        await pool.write_table((("b", "c"),))
+        assert await drain.ended() == 0, drain.said
+    assert await copies(pool) == {"b", "c"}
+
+
+async def copies(pool: SidecarPool) -> set[str]:
+    """The members that any sync set names."""
+    state, _ = await read_pool(pool.client, pool.keys.pool)
+    sets = [agreed_set(at.record, state.sync_sets.get(slot)).members for slot, at in state.owners.items()]
+    return {process.member for processes in sets for process in processes}
+
+
+async def test_a_drain_without_control_server_says_which_copies_are_missing(pool: SidecarPool) -> None:
+    async with Command(pool, "a", wait=5) as drain:
+        assert await drain.ended() == 1, drain.said
+    (last,) = drain.said.splitlines()[-1:]
+    assert last.endswith(
+        f"after 5 s {2 * OWNED} slots (0-{2 * OWNED - 1}) still count on a copy at a, so do not stop it yet: "
+        "there is no leading control server"
+    ), drain.said
 
 
 async def test_a_drain_that_is_over_in_vain_says_why(pool: SidecarPool) -> None:
