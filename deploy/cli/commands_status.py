@@ -175,7 +175,12 @@ async def _last_known(
     from understudy.deploy.inspect.controls import ask_controls
     from understudy.deploy.inspect.envoys import read_envoys
     from understudy.deploy.inspect.fronts import read_fronts
-    from understudy.deploy.inspect.last_known import ask_members, of_members_alone, read_last_known
+    from understudy.deploy.inspect.last_known import (
+        ask_members,
+        of_members_alone,
+        read_last_known,
+        stopped_without_etcd,
+    )
     from understudy.deploy.inspect.member_views import heard_by
     from understudy.deploy.inspect.views import status_view
 
@@ -204,6 +209,7 @@ async def _last_known(
         processes=read_processes(place.directory) if layout else (),
         heard=heard,
         silent=silent,
+        warnings=stopped_without_etcd(found.state, heard, silent, serving),
         last_known={"source": found.source, "age_seconds": found.age, "etcd": str(fault), "unasked": faults},
     )
 

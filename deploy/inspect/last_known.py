@@ -6,7 +6,7 @@ servers have the records that they read last, and members report their own state
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from understudy.deploy.common.options import TlsOptions
 from understudy.deploy.inspect.controls import ask_controls
 from understudy.deploy.inspect.member_views import MemberReport
 from understudy.deploy.inspect.members import MemberError, PeerApiClient, peer_apis
+from understudy.deploy.inspect.views import ranges
 from understudy.proxy.peers.peer_protocol import STATUS_PATH
 from understudy.statesync.etcd.client import Event, Kv
 from understudy.statesync.etcd.informer import InformerBatch
@@ -25,6 +26,8 @@ from understudy.statesync.pool.state import At, PoolState
 
 MEMBER_TIMEOUT = 3.0
 """Seconds that a member has to answer."""
+HEARD_WITHIN = 3.0
+"""Seconds since its last heartbeat after which a member that does not answer is taken to be gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +121,27 @@ def of_members_alone(
         for slot in serving.get(place.name, ()):
             state.owners[slot] = At(Owner(place.name, boot, 0), 0)
     return LastKnown("the members", state, 0, None)
+
+
+def stopped_without_etcd(
+    state: PoolState,
+    heard: Mapping[tuple[str, str], MemberReport],
+    silent: Collection[str],
+    serving: Mapping[str, Collection[int]],
+) -> list[str]:
+    """Which slots nobody serves until etcd is back, a sentence for each member that is recorded as their active.
+
+    A takeover needs etcd. So the slots of a member stop that is ``silent`` and that no control server has ``heard`` for
+    :data:`HEARD_WITHIN` seconds, and those that a member answers not to be ``serving``.
+    """
+    by_member: dict[str, list[int]] = {}
+    for slot, at in state.owners.items():
+        member, report = at.record.active, heard.get((at.record.active, at.record.boot))
+        gone = member in silent and (report is None or report.age > HEARD_WITHIN)
+        if gone or (member in serving and slot not in serving[member]):
+            by_member.setdefault(member, []).append(slot)
+    return [
+        f"{len(slots)} slots ({ranges(slots)}) are not served until etcd is back: their active {member} "
+        + ("does not answer" if member in silent else "has stopped serving them")
+        for member, slots in sorted(by_member.items())
+    ]

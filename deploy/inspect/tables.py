@@ -97,12 +97,13 @@ def slot_table(view: View, *, every: bool) -> RenderableType:
     away = f", offline: {', '.join(view['offline'])}" if view["offline"] else ""
     heading = Text(f"pool {view['pool']}, table generation {view['generation']}{away}")
     if every:
-        table = plain_table("slot", "owner", "epoch", "phase", "order", "apart", "wanted active", "cause")
+        table = plain_table("slot", "owner", "copies at", "epoch", "phase", "order", "apart", "wanted active", "cause")
         for row in view["slots"]:
             wanted = row["wanted"] or ""
             table.add_row(
                 str(row["slot"]),
                 row["owner"] or "",
+                ", ".join(row["copies"]),
                 str(row["epoch"] or ""),
                 row["phase"] + (f" to {row['to']}" if row["to"] else ""),
                 " > ".join(row["order"]),
@@ -147,6 +148,8 @@ def explain_table(view: View) -> RenderableType:
     table.add_row("owner", _owner_line(view))
     table.add_row("standby", order[1] if len(order) > 1 else "none")
     table.add_row("backups", ", ".join(order[2:]) or "none")
+    saved = "etcd may lack the newest writes" if view["memory"] else "etcd has every acknowledged write"
+    table.add_row("copies at", f"{', '.join(view['copies']) or 'none'}; {saved}")
     apart = view["apart"]
     table.add_row("copies apart by", Text(apart["level"] + (f": {apart['why']}" if apart["why"] else "")))
     if view["prefers"]:

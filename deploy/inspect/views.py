@@ -274,9 +274,12 @@ def _slot_view(state: PoolState, slot: int, distances: Distances) -> View:
     table = state.table.record if state.table else None
     at = state.owners.get(slot)
     owner = at.record if at else None
+    agreed = agreed_set(owner, state.sync_sets.get(slot)) if owner else None
     return {
         "slot": slot,
         "order": list(order_of(state, slot)),
+        "copies": sorted({one.member for one in agreed.members}) if agreed else [],
+        "memory": agreed.memory if agreed else False,
         "owner": owner.active if owner else None,
         "boot": owner.boot if owner else None,
         "epoch": owner.epoch if owner else None,

@@ -12,7 +12,7 @@ from tests.harness.waiting import free_port
 from understudy.deploy.common.console_style import Terminal
 from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, Layout, MemberAddresses
 from understudy.deploy.inspect.controls import ask_controls
-from understudy.deploy.inspect.last_known import read_last_known
+from understudy.deploy.inspect.last_known import read_last_known, stopped_without_etcd
 from understudy.deploy.inspect.member_views import MemberReport, heard_by, member_views
 from understudy.deploy.inspect.tables import status_table
 from understudy.statesync.etcd.informer import InformerBatch
@@ -120,6 +120,22 @@ def test_status_shows_the_last_known_pool_while_etcd_is_silent(understudy):
     assert (c["state"], c["reason"]) == ("LOST", "refused")
     assert "pool cart: etcd does not answer; 4 of 4 slots had an owner" in drawn
     assert "control-1 read the pool's records from etcd 41 s ago" in drawn
+    stopped = "2 slots (0, 2) are not served until etcd is back: their active a has stopped serving them"
+    assert [line for line in view["warnings"] if "are not served" in line] == [stopped], "b is heard, a serves nothing"
+    assert stopped in drawn
+
+
+@pytest.mark.parametrize(
+    ("age", "serving", "told"),
+    [
+        (0.5, {"b": [1, 3]}, []),
+        (9.0, {"b": [1, 3]}, ["2 slots (0, 2) are not served until etcd is back: their active a does not answer"]),
+        (0.5, {"b": [1]}, ["1 slots (3) are not served until etcd is back: their active b has stopped serving them"]),
+    ],
+)
+def test_slots_that_nobody_can_take_over_without_etcd_are_told(age, serving, told):
+    heard = {("a", "a1"): MemberReport("a", "a1", MemberState.UP, "", "control-1", age)}
+    assert stopped_without_etcd(pool(), heard, {"a"}, serving) == told
 
 
 def test_without_any_control_server_members_of_the_note_tell(understudy, tmp_path):
