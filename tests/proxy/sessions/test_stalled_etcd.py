@@ -17,7 +17,7 @@ from understudy.proxy.sessions.call import Call
 from understudy.proxy.sessions.owner_writes import Begun
 from understudy.statesync.etcd.client import EtcdClient
 from understudy.statesync.pool.slots import slot_of
-from understudy.statesync.pool.spec_parts import DurabilityRule, Timeouts
+from understudy.statesync.pool.spec_parts import DurabilityRule, Limits, Timeouts
 from understudy.statesync.redis.command import KeyCommand
 from understudy.statesync.redis.commands import parse
 from understudy.statesync.sessions.command_batch import CommandBatch
@@ -117,6 +117,44 @@ async def test_what_memory_may_answer_does_not_wait_for_etcd(etcd: EtcdServer, p
         cable.mend()
         await begun
         assert (await a.call("GET", "other")).body == b"kept"
+
+
+async def test_what_waits_in_memory_for_etcd_is_bounded_and_goes_out_when_etcd_is_back(
+    etcd: EtcdServer, pool_name: str
+) -> None:
+    spec = {
+        "durability": "replicas",
+        "replication": {"patience_ms": 60_000, "checkpoint_ms": 1000},
+        "limits": Limits(unsaved_bytes=1_000_000),
+    }
+    body = "x" * 60_000
+    async with behind_a_cable(etcd, pool_name, **spec) as (pool, cable), etcd.client() as near:
+        a = pool["a"]
+        await until(lambda: all(one.from_memory for one in a.active.slots), 20, "memory may answer")
+        cable.cut()
+        for _ in range(30):
+            assert (await a.call("PUT", "same", body)).status in (200, 201), "only the newest version waits"
+        kept = ["same"]
+        while (reply := await a.call("PUT", f"k{len(kept)}", body)).status == 201:
+            kept.append(f"k{len(kept)}")
+            assert len(kept) < 100, "the bound is looked at every 50 ms"
+        assert problem_of(reply) == (503, "overloaded")
+        assert len(kept) >= 17, "1,000,000 bytes of 60,000 each are more than the bound"
+        assert b"limits.unsaved_bytes" in reply.body
+        assert reply.headers["Retry-After"]
+        for wants in ("async", "replicas", "sync"):
+            refused = await a.call("PUT", "same", "y", Understudy_Durability=wants)
+            assert problem_of(refused) == (503, "overloaded"), wants
+        assert (await a.call("GET", "same")).body == body.encode(), "reads go on"
+
+        cable.mend()
+
+        async def taken() -> bool:
+            return (await a.call("PUT", "later", "z")).status in (200, 201)
+
+        await until(taken, 40, "writes are taken again")
+        for key in kept:
+            await until(lambda key=key: near.get(pool.keys.session(slot_of(key, SLOTS), key)), 40, f"{key} is in etcd")
 
 
 RULES = (
