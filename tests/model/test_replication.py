@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from tests.model.replication.bounds import LARGE, MUTANTS, SMALL, explored
+from tests.model.replication.bounds import BUGS_OF_OTHERS, LARGE, MUTANTS, SMALL, explored
 from tests.model.replication.world import Bounds, Rules
 
 
@@ -25,7 +25,11 @@ def test_every_invariant_holds_within_larger_bounds(bounds: Bounds) -> None:
     assert not found.broken, found
 
 
-@pytest.mark.parametrize(("rule", "mutant"), MUTANTS.items(), ids=MUTANTS)
+@pytest.mark.parametrize(
+    ("rule", "mutant"),
+    MUTANTS.items(),
+    ids=[f"{rule}: {BUGS_OF_OTHERS[rule]}" if rule in BUGS_OF_OTHERS else rule for rule in MUTANTS],
+)
 def test_without_any_one_rule_there_is_a_history_that_breaks_the_protocol(
     rule: str, mutant: tuple[Bounds, str]
 ) -> None:
@@ -36,6 +40,7 @@ def test_without_any_one_rule_there_is_a_history_that_breaks_the_protocol(
 
 def test_every_rule_has_a_mutant() -> None:
     assert set(MUTANTS) == set(Rules._fields)
+    assert set(BUGS_OF_OTHERS) <= set(MUTANTS)
 
 
 @pytest.mark.parametrize(

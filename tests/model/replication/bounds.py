@@ -192,3 +192,18 @@ def explored(rules: Rules, bounds: Bounds, *, until: str = "") -> Explored:
     """
     strict = rules == Rules() or bounds.drops > 0
     return search(start(bounds), partial(moves, rules=rules, bounds=bounds), partial(check, strict=strict), until)
+
+
+BUGS_OF_OTHERS = {
+    "set_changes_compare_both": "KIP-903, a stale replica rejoins by a delayed addition",
+    "boots_are_identities": "KIP-966, the last replica restarts empty and is believed",
+    "only_the_set_claims": "cloudnative-pg 1688, a replica that has long been out is promoted",
+    "old_epochs_are_refused": "KIP-570, a delayed command of an old term",
+    "all_of_the_set_confirm": "KAFKA-15021, an index that counts replicas outside the set",
+    "logs_follow_epochs": "KIP-101, a log is cut by number and not by epoch",
+}
+"""The mutants that are bugs of other products.
+
+More of these bugs are tests in ``tests/statesync/replication/``; that of a shutdown that does not wait for copies
+(infinispan 16316) is one in ``tests/replicas/``.
+"""
