@@ -1,7 +1,7 @@
 """Critical sessions beside low ones at one sidecar that gets more writes than it can take.
 
 Part of ``make bench-overload``; writes bench/results/overload_sessions.json. A pool of one member. Three processes
-send 700 writes a second each, whatever the answers do, as ``critical`` and then as ``low`` calls. Meanwhile 40 critical
+send 1,500 writes a second each, whatever the answers do, as ``critical`` and then as ``low`` calls. Meanwhile 40 critical
 calls a second are measured, a third of them writes.
 """
 
@@ -25,7 +25,7 @@ from understudy.deploy.local.local_pool import LocalPool
 from understudy.statesync.pool.spec import PoolSpec
 
 RESULTS = Path(__file__).parents[1] / "bench/results/overload_sessions.json"
-FLOODS, FLOOD_RATE, FLOOD_SECONDS = 3, 700, 14
+FLOODS, FLOOD_RATE, FLOOD_SECONDS = 3, 1500, 14
 RATE, SECONDS, ALONE_SECONDS = 40, 9, 8
 WARM_UP = 4.0
 TIMEOUT = aiohttp.ClientTimeout(total=10)
