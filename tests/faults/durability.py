@@ -10,6 +10,7 @@
 A loss is found by its epoch: everything that was answered in an earlier epoch of the slot comes before it.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ MARGIN = 1.5
 """Seconds that a checkpoint may take on a busy machine."""
 ASYNC_DELAY = 2.0
 """Seconds after its answer within which an ``async`` write is surely kept, if nothing happens."""
+LATE_COPY = 30.0
+"""Seconds after its client has given up within which a copy of a request may still take effect."""
 NOTED_LATE = 1.0
 """Seconds by which the test may learn of the end of a process later than members do."""
 
@@ -170,8 +173,12 @@ def check_after_losses(session: str, ops: Sequence[Op], losses: Sequence[Loss]) 
     first = min(loss.epoch for loss in losses)
     kept = [op for op in ops if op.outcome is Outcome.OK and op.writes and _is_kept(op, losses)]
     reads = [op for op in ops if op.kind is Kind.READ and op.outcome is Outcome.OK and op.linearizable]
-    fields = any(op.kind in (Kind.ADD, Kind.REMOVE) for op in ops)
-    judge: Callable[[Op, Sequence[Op], Sequence[Op]], tuple[Op, ...]] = _fields_missing if fields else _written_over
+    kinds = {op.kind for op in ops}
+    judge: Callable[[Op, Sequence[Op], Sequence[Op]], tuple[Op, ...]] = _written_over
+    if kinds & {Kind.ADD, Kind.REMOVE}:
+        judge = _fields_missing
+    elif Kind.APPEND in kinds:
+        judge = _items_missing
     found: list[Found] = []
     for read in reads:
         if read.epoch < first:
@@ -203,6 +210,16 @@ def _fields_missing(read: Op, kept: Sequence[Op], ops: Sequence[Op]) -> tuple[Op
     settled = [op for op in kept if op.end < read.begin]
     gone = [op for op in settled if op.kind is Kind.ADD and op.sent not in seen and op.sent not in tried]
     return (*gone, *(op for op in settled if op.kind is Kind.REMOVE and op.sent in seen))
+
+
+def _items_missing(read: Op, kept: Sequence[Op], ops: Sequence[Op]) -> tuple[Op, ...]:
+    """The items that were appended before the read, and since then nobody has tried to delete the list."""
+    seen = read.seen if isinstance(read.seen, tuple) else ()
+    deletes = [op for op in ops if op.kind is Kind.DELETE and op.outcome is not Outcome.REFUSED and op.begin < read.end]
+    last = max((op.end + (0 if op.outcome is Outcome.OK else LATE_COPY) for op in deletes), default=-math.inf)
+    return tuple(
+        op for op in kept if op.kind is Kind.APPEND and last < op.begin and op.end < read.begin and op.sent not in seen
+    )
 
 
 def _written_over(read: Op, kept: Sequence[Op], ops: Sequence[Op]) -> tuple[Op, ...]:

@@ -21,6 +21,7 @@ from pathlib import Path
 import aiohttp
 
 from tests.faults.history import FaultWindow, History
+from tests.faults.record_log import RecordLog
 from tests.harness import forkserver
 from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.waiting import until
@@ -29,10 +30,23 @@ from understudy.deploy.local import processes as deploy_processes
 from understudy.deploy.local.local_layout import LocalSettings
 from understudy.deploy.local.local_pool import LocalPool
 from understudy.statesync.etcd.client import EtcdClient
+from understudy.statesync.etcd.key_range import prefix_range
+from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.spec_reader import parse_spec
 
 PRIVATE = "UNDERSTUDY_TEST_PRIVATE_NETWORK"
-SPEC = "pool: lists\nslots: 24\nsession_ttl: 3600\ntakeover: {takeover}\nretries: {{hedge: fixed}}\n"
+SPEC = """
+pool: lists
+slots: 24
+copies: {copies}
+session_ttl: 3600
+takeover: {takeover}
+retries: {{hedge: fixed}}
+durability: {durability}
+durability_rules:
+- {{prefix: sync-, durability: sync}}
+- {{prefix: async-, durability: async}}
+"""
 APP = f"{sys.executable} -m tests.faults.lists_app"
 PARTS = ("app", "sidecar")
 
@@ -58,8 +72,22 @@ class FrontPool:
         self.etcd = etcd
         self.url = f"http://{local.layout.front.listen}"
         self.members = [place.name for place in local.layout.members]
+        self.log = RecordLog(PoolKeys(local.layout.pool))
         self._rules: list[list[str]] = []
         self._frozen: list[int] = []
+
+    async def follow(self) -> None:
+        """Record what etcd says of the pool, and when sidecars end, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.log.follow_ends(lambda: {m: self._sidecar(m) for m in self.members}))
+            async for batch in self.etcd.watch([prefix_range(prefix) for prefix in self.log.prefixes], 1):
+                for event in batch.events:
+                    if event.kv.value:
+                        self.log.note(event.kv)
+
+    def _sidecar(self, member: str) -> int:
+        """The process of a member's sidecar; 0 if none runs."""
+        return self.local.processes[f"{member}/sidecar"].pid
 
     def signal(self, process: str, number: signal.Signals) -> None:
         """Send a signal to one process of the pool, if it runs."""
@@ -148,6 +176,12 @@ async def _freeze_etcd(pool: FrontPool, member: str) -> None:
     pool.signal("etcd", signal.SIGSTOP)
 
 
+async def _kill_two(pool: FrontPool, member: str) -> None:
+    other = next(name for name in pool.members if name != member)
+    for name in (member, other):
+        await _kill(*PARTS)(pool, name)
+
+
 FAULTS: dict[str, Fault] = {
     "freeze application": _freeze("app"),
     "freeze sidecar": _freeze("sidecar"),
@@ -164,6 +198,7 @@ FAULTS: dict[str, Fault] = {
     "lose answers of sidecar": _cut("session_api", "sport"),
     "cut sidecar from peers": _cut("peer", "dport", "sport"),
     "freeze etcd": _freeze_etcd,
+    "kill two members": _kill_two,
 }
 
 
@@ -195,9 +230,13 @@ class FrontNemesis:
 
 
 @contextlib.asynccontextmanager
-async def front_pool(directory: Path, *, takeover: str, stamps: bool) -> AsyncIterator[FrontPool]:
+async def front_pool(
+    directory: Path, *, takeover: str, stamps: bool, durability: str = "sync"
+) -> AsyncIterator[FrontPool]:
     """A pool of three members that has settled; gone at the end of the block. Logs stay in ``directory``."""
-    spec = parse_spec(SPEC.format(takeover=takeover), where="test")
+    # With two copies, two deaths at once are a loss.
+    copies = 2 if durability == "replicas" else 3
+    spec = parse_spec(SPEC.format(takeover=takeover, durability=durability, copies=copies), where="test")
     environment = {**os.environ, "STAMPS": "on" if stamps else "off", "OTEL_SDK_DISABLED": "true"}
     os.environ.update(environment)
     settings = LocalSettings(directory=directory, spec=spec, app=APP, environment=environment)
@@ -213,9 +252,12 @@ async def front_pool(directory: Path, *, takeover: str, stamps: bool) -> AsyncIt
         http._retry_connection = False
         pool = FrontPool(local, http, etcd)
         await settled(local.layout, etcd)
+        following = asyncio.create_task(pool.follow())
         try:
             yield pool
         finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
             await pool.heal()
 
 

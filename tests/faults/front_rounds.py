@@ -15,11 +15,13 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 
+from tests.faults import durability
 from tests.faults.checker import Violation, check_session
 from tests.faults.front_pool import FAULTS, FrontNemesis, FrontPool, await_whole, enter_private_network, front_pool
 from tests.faults.history import Attempt, History, Kind, Op, Outcome
@@ -43,6 +45,8 @@ METHODS = {
     Kind.DELETE: ("DELETE", "/list"),
     Kind.READ: ("GET", "/list"),
 }
+CLASSES = ("replicas", "sync", "replicas", "async")
+"""The beginnings of the lists' keys, each the class that its writes ask for in a pool with ``durability: replicas``."""
 KINDS = (Kind.CREATE, Kind.APPEND, Kind.DELETE, Kind.READ)
 WEIGHTS = (12, 50, 8, 30)
 
@@ -55,6 +59,7 @@ class ListClients:
     history: History
     seed: str
     lists: int
+    replicates: bool = False
     keys: list[str] = field(default_factory=list)
     stopping: bool = False
     hedged: int = 0
@@ -62,7 +67,7 @@ class ListClients:
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
         mark = f"{self._random.randrange(16**8):08x}"
-        self.keys = [f"list-{number}-{mark}" for number in range(self.lists)]
+        self.keys = [f"{CLASSES[number % len(CLASSES)]}-{number}-{mark}" for number in range(self.lists)]
         self._mark, self._sent = mark, 0
 
     async def run(self, clients: int, pause: float) -> None:
@@ -95,12 +100,13 @@ class ListClients:
         method, path = METHODS[kind]
         body = {"value": name} if kind is Kind.APPEND else None
         begin, status, note, seen = time.monotonic(), 0, "", None
+        told: Mapping[str, str] = {}
         try:
             timeout = aiohttp.ClientTimeout(total=CLIENT_PATIENCE)
             url = f"{self.pool.url}{path}"
             async with self.pool.http.request(method, url, json=body, headers=headers, timeout=timeout) as answer:
                 text = await answer.text()
-                status, note = answer.status, answer.headers.get("X-Envoy-Attempt-Count", "")
+                status, note, told = answer.status, answer.headers.get("X-Envoy-Attempt-Count", ""), answer.headers
                 if kind is Kind.READ and status == 200:
                     seen = tuple(json.loads(text))
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
@@ -110,8 +116,19 @@ class ListClients:
         outcome = DEFINITE[kind].get(status, nothing)
         end = time.monotonic()
         sent = name if kind is Kind.APPEND else ""
-        attempt = Attempt("front", begin, end, status, note)
-        op = Op(key, kind, begin, end, outcome, client, sent, seen=seen, attempts=(attempt,))
+        attempt = Attempt(
+            "front",
+            begin,
+            end,
+            status,
+            note,
+            int(told.get("Understudy-Slot", "-1")),
+            int(told.get("Understudy-Epoch", "0")),
+            repeated=told.get("Understudy-Repeated") == "true",
+            durability=told.get("Understudy-Durability", ""),
+        )
+        asked = key.partition("-")[0] if self.replicates and kind is not Kind.READ else ""
+        op = Op(key, kind, begin, end, outcome, client, sent, seen=seen, attempts=(attempt,), asked=asked)
         self.history.ops.append(op)
         return op
 
@@ -125,12 +142,13 @@ class Round:
     faults: Counter[str]
     outcomes: Counter[str]
     hedged: int
+    losses: int
 
 
-async def play(pool: FrontPool, seed: str, seconds: float, faults: list[str]) -> Round:
+async def play(pool: FrontPool, seed: str, seconds: float, faults: list[str], *, replicates: bool = False) -> Round:
     """One round: faults under load, then peace, late copies, and a last read of every list."""
-    history = History()
-    crowd = ListClients(pool, history, f"{seed}/clients", lists=24)
+    history, losses = History(), _losses(pool)
+    crowd = ListClients(pool, history, f"{seed}/clients", lists=24, replicates=replicates)
     nemesis = FrontNemesis(pool, history, f"{seed}/nemesis", faults)
     await asyncio.gather(*(crowd.ask(key, Kind.CREATE, 99) for key in crowd.keys))
     working = asyncio.create_task(crowd.run(16, 0.15))
@@ -147,11 +165,30 @@ async def play(pool: FrontPool, seed: str, seconds: float, faults: list[str]) ->
     violations += [
         Violation("a list that cannot be read", op.session, (op.line(),)) for op in last if op.outcome is not Outcome.OK
     ]
+    history.owners, history.syncs = list(pool.log.owner_changes), list(pool.log.sync_changes)
+    history.processes = list(pool.log.processes)
+    violations += check_promises(history)
+    outcomes = Counter(f"{op.kind} {op.outcome}" for op in history.ops)
+    return Round(history, violations, nemesis.count, outcomes, crowd.hedged, _losses(pool) - losses)
+
+
+def _losses(pool: FrontPool) -> int:
+    """How many losses its slots have counted in all."""
+    return sum({change.slot: change.losses for change in pool.log.sync_changes}.values())
+
+
+def check_promises(history: History) -> list[Violation]:
+    """What each class of durability promises, and that each session is linearizable as far as that goes."""
+    found: list[Violation] = []
+    losses = durability.losses_of(history)
     for session, ops in history.sessions().items():
-        violations += check_session(session, ops)
-    return Round(
-        history, violations, nemesis.count, Counter(f"{op.kind} {op.outcome}" for op in history.ops), crowd.hedged
-    )
+        lost = durability.losses_among(ops, losses)
+        kept = durability.before_losses(ops, lost) if lost else ops
+        found += check_session(session, durability.softened(kept, history.faults))
+        if lost:
+            found += [Violation(*one) for one in durability.check_after_losses(session, ops, lost)]
+    found += [Violation(*one) for one in durability.check_classes(history.ops)]
+    return found + [Violation(*one) for one in durability.check_losses(history)]
 
 
 def _say(text: str) -> None:
@@ -178,17 +215,19 @@ async def run(options: argparse.Namespace) -> int:
     while more():
         turn = number // ROUNDS_PER_POOL
         takeover, stamps = ("fast", "lease")[turn % 2], turn % 3 != 2
-        async with front_pool(options.dir / f"front-{turn}", takeover=takeover, stamps=stamps) as pool:
+        of_class = options.durability or ("sync", "replicas", "replicas")[turn // 2 % 3]
+        home = options.dir / f"front-{turn}"
+        async with front_pool(home, takeover=takeover, stamps=stamps, durability=of_class) as pool:
             while more() and number // ROUNDS_PER_POOL == turn:
                 seed = f"{options.seed}/{number}"
-                played = await play(pool, seed, options.round, only)
+                played = await play(pool, seed, options.round, only, replicates=of_class == "replicas")
                 number += 1
                 faults, outcomes, hedged = faults + played.faults, outcomes + played.outcomes, hedged + played.hedged
-                ground = f"{takeover}, {'stamp and key' if stamps else 'key alone'}"
+                ground = f"{takeover}, {of_class}, {'stamp and key' if stamps else 'key alone'}"
                 done = ", ".join(f"{name} {count}" for name, count in played.faults.items())
                 _say(
                     f"round {seed} ({ground}): {len(played.history.ops)} requests, {played.hedged} sent again, "
-                    f"{len(played.violations)} violations; {done}"
+                    f"{played.losses} losses, {len(played.violations)} violations; {done}"
                 )
                 if played.violations:
                     broken += len(played.violations)
@@ -217,6 +256,7 @@ def main() -> int:
     parser.add_argument("--seed", default="", help="default: a fresh one, which is printed")
     parser.add_argument("--round", type=float, default=40.0, help="seconds of faults in one round")
     parser.add_argument("--only", action="append", choices=list(FAULTS), help="these faults alone; may be repeated")
+    parser.add_argument("--durability", choices=["sync", "replicas"], default="", help="of the pool; default: in turn")
     parser.add_argument("--dir", type=Path, default=Path("chaos-report"), help="for logs and histories")
     parser.add_argument("--first", type=int, default=0, help="number of the first round")
     parser.add_argument("--summary", type=Path, help="write what was done and found as JSON")

@@ -45,6 +45,9 @@ class Pace:
             await asyncio.sleep(random.uniform(self.least, self.most))
 
 
+TOLD = "told"
+HANDED_ON = ("Understudy-Slot", "Understudy-Epoch", "Understudy-Durability", "Understudy-Repeated")
+"""What the sidecar's last answer says that the client gets too, so that a checker knows it."""
 PACE = web.AppKey("PACE", Pace)
 FINISHED = web.AppKey("FINISHED", list[str])
 
@@ -67,6 +70,7 @@ class Lists:
         await pace.perhaps_wait()
         if answer.status == 409:
             raise SidecarError(f"this copy was not carried out: {answer.problem}", sent=True)
+        self._request[TOLD] = {name: answer.headers[name] for name in HANDED_ON if name in answer.headers}
         return answer
 
 
@@ -138,6 +142,14 @@ async def health(_: web.Request) -> web.Response:
 
 
 @web.middleware
+async def hand_on(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Tell the client what the sidecar told of its answer."""
+    answer = await handler(request)
+    answer.headers.update(request.get(TOLD, {}))
+    return answer
+
+
+@web.middleware
 async def without_stamps(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Forget the stamp, as an application does that hands on the ``Idempotency-Key`` alone."""
     UNDERSTUDY_REQUEST.set(None)
@@ -145,7 +157,7 @@ async def without_stamps(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 def main() -> None:
-    app = web.Application(middlewares=[note_end, ask_another_member])
+    app = web.Application(middlewares=[note_end, ask_another_member, hand_on])
     if os.environ.get("STAMPS") == "off":
         app.middlewares.append(without_stamps)
     app.add_routes(routes)

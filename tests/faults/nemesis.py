@@ -26,15 +26,17 @@ from understudy.statesync.testing.crash_points import VARIABLE, CrashPoint
 class Fault:
     """A kind of fault. ``shortest`` and ``longest`` are seconds; ``weight`` is how often it is drawn.
 
-    ``needs`` is what a pool must offer for it (``FaultPool.offers``), '' if signals are enough.
+    ``needs`` is what a pool must offer for it (``FaultPool.offers``), '' if signals are enough. A ``whole`` fault lasts
+    its time although the round's is over.
     """
 
     name: str
     shortest: float
     longest: float
-    weight: int
+    weight: float
     inject: Callable[["Harm"], AbstractAsyncContextManager[tuple[str, ...]]]
     needs: str = ""
+    whole: bool = False
 
 
 @dataclass
@@ -434,7 +436,8 @@ REPLICA_FAULTS = (
     Fault("kill -9 of a sidecar that joins", 0.1, 3.0, 4, killed_learner),
     Fault("kill -9 of an active and its standby", 0.1, 3.0, 4, killed_set(2)),
     Fault("kill -9 of a whole sync set", 0.1, 3.0, 1, killed_set(8)),
-    Fault("a long stop of etcd", 20.0, 60.0, 2, stopped_etcd),
+    Fault("a long stop of etcd", 20.0, 60.0, 2, stopped_etcd, whole=True),
+    Fault("etcd stopped for minutes", 120.0, 150.0, 0.25, stopped_etcd, whole=True),
 )
 """Those for pools that replicate between members: the usual ones, and what hits copies and the connections to them."""
 
@@ -472,7 +475,9 @@ class Nemesis:
             return
         self._busy.add(part)
         self.count[fault.name] += 1
-        length = min(draw.uniform(fault.shortest, fault.longest), max(give_up - time.monotonic(), 0.2))
+        length = draw.uniform(fault.shortest, fault.longest)
+        if not fault.whole:
+            length = min(length, max(give_up - time.monotonic(), 0.2))
         begin = time.monotonic()
         members: tuple[str, ...] = ()
         try:

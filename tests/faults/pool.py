@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ import aiohttp
 from aiohttp import web
 
 from tests.faults.history import OwnerChange, ProcessSeen, SyncChange
+from tests.faults.record_log import RecordLog
 from tests.harness.cable import Cable, cable_to
 from tests.harness.clock import WallClock
 from tests.harness.etcd import EtcdServer
@@ -31,7 +31,7 @@ from tests.harness.netns import Network
 from tests.harness.places import ROOT
 from tests.harness.processes import bound_to
 from tests.harness.programs import Program
-from tests.harness.records import PoolRecords, SeenSyncSet
+from tests.harness.records import PoolRecords
 from tests.harness.sidecars import sidecar_command
 from tests.harness.sockets import has_socket, inode_of_connection
 from tests.harness.waiting import free_port, until
@@ -39,7 +39,7 @@ from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.query import read_pool
 from understudy.statesync.etcd.client import EtcdClient, Kv
 from understudy.statesync.etcd.key_range import KeyRange, prefix_range
-from understudy.statesync.pool.records import Lost, Member, Owner, Table
+from understudy.statesync.pool.records import Lost, Table
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_reader import parse_spec
@@ -122,11 +122,24 @@ class FaultPool(PoolRecords):
         self.before = ""
         """What each sidecar's program does before anything else."""
         self.sites: Sequence[str] = ()
-        self.owner_changes: list[OwnerChange] = []
-        self.sync_changes: list[SyncChange] = []
-        self.processes: list[ProcessSeen] = []
+        self.log = RecordLog(self.keys)
         self.silences: dict[tuple[str, Lost], int] = {}
         """For each time that a table called a member lost by silence: the revision of the first such table."""
+
+    @property
+    def owner_changes(self) -> list[OwnerChange]:
+        """Every version of every owner record so far."""
+        return self.log.owner_changes
+
+    @property
+    def sync_changes(self) -> list[SyncChange]:
+        """Every version of every sync set so far."""
+        return self.log.sync_changes
+
+    @property
+    def processes(self) -> list[ProcessSeen]:
+        """The processes of members so far."""
+        return self.log.processes
 
     @property
     def names(self) -> list[str]:
@@ -224,42 +237,19 @@ class FaultPool(PoolRecords):
     async def follow_owners(self) -> None:
         """Record every version of every owner record and sync set, processes, and who is called lost by silence."""
         async with EtcdClient([etcd.endpoint for etcd in self.etcds]) as client:
-            prefixes = (self.keys.owners, self.keys.members, self.keys.sync_sets)
-            ranges = [*map(prefix_range, prefixes), KeyRange(self.keys.table, f"{self.keys.table}\0")]
+            ranges = [*map(prefix_range, self.log.prefixes), KeyRange(self.keys.table, f"{self.keys.table}\0")]
             async for batch in client.watch(ranges, 1):
                 for event in batch.events:
-                    if event.kv.value:
-                        self._note(event.kv)
-
-    def _note(self, kv: Kv) -> None:
-        if kv.key == self.keys.table:
-            self._note_silences(kv)
-        elif kv.key.startswith(self.keys.members):
-            member = Member.decode(kv.value)
-            if member.boot not in {seen.boot for seen in self.processes if seen.member == member.member}:
-                self.processes.append(ProcessSeen(member.member, member.boot, time.monotonic()))
-        elif kv.key.startswith(self.keys.sync_sets):
-            seen = SeenSyncSet.read(kv.value)
-            members, former = tuple(sorted(seen.members)), tuple(sorted(seen.former))
-            place = (kv.mod_revision, time.monotonic())
-            self.sync_changes.append(
-                SyncChange(int(kv.key[-5:]), seen.epoch, members, former, seen.memory, seen.losses, *place)
-            )
-        else:
-            record = Owner.decode(kv.value)
-            what = (record.active, record.boot, record.epoch, record.phase, record.cause)
-            self.owner_changes.append(OwnerChange(int(kv.key[-5:]), *what, kv.mod_revision, time.monotonic()))
+                    if event.kv.value and event.kv.key == self.keys.table:
+                        self._note_silences(event.kv)
+                    elif event.kv.value:
+                        self.log.note(event.kv)
 
     async def follow_ends(self) -> None:
         """Record when processes of members end, until cancelled."""
-        running: dict[str, int] = {}
-        while True:
-            for member in self.members.values():
-                pid = member.pid if member.runs else 0
-                if running.get(member.name) not in (None, 0, pid):
-                    self.processes.append(ProcessSeen(member.name, "", time.monotonic()))
-                running[member.name] = pid
-            await asyncio.sleep(0.02)
+        await self.log.follow_ends(
+            lambda: {member.name: member.pid if member.runs else 0 for member in self.members.values()}
+        )
 
     def _note_silences(self, kv: Kv) -> None:
         for entry in Table.decode(kv.value).lost.items():

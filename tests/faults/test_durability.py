@@ -60,7 +60,30 @@ def promises(history, takeover="lease"):
 FIRST = put("v1", 10.0, created=True)
 GONE = "an acknowledged write is gone after a loss"
 
+LIST = op("create", 10.0, got="sync", asked="sync")
+
+
+def append(item, end, got, **more):
+    return op("append", end, got=got, asked=got, sent=item, **more)
+
+
 MUST_FAIL = {
+    "an item appended by a sync write": (total_loss(LIST, append("i", YOUNG, "sync"), read((), 110, epoch=2)), GONE),
+    "an item of an old replicas write": (total_loss(LIST, append("i", OLD, "replicas"), read((), 110, epoch=2)), GONE),
+    "a list with an item of a sync write": (
+        total_loss(LIST, append("i", YOUNG, "sync"), read(None, 110, epoch=2)),
+        GONE,
+    ),
+    "an item that was appended after the list was deleted": (
+        total_loss(
+            LIST,
+            op("delete", 20.0, got="sync", status=204),
+            op("create", 30.0, got="sync"),
+            append("i", OLD, "sync"),
+            read((), 110, epoch=2),
+        ),
+        GONE,
+    ),
     "a sync write": (total_loss(FIRST, put("v2", YOUNG), read("v1", 110, epoch=2)), GONE),
     "an old replicas write": (total_loss(FIRST, put("v2", OLD, "replicas"), read("v1", 110, epoch=2)), GONE),
     "a session made by a sync write": (total_loss(FIRST, read(None, 110, epoch=2)), GONE),
@@ -128,6 +151,12 @@ MUST_FAIL = {
 }
 
 MUST_PASS = {
+    "an item of a young replicas write is lost": total_loss(
+        LIST, append("i", YOUNG, "replicas"), read((), 110, epoch=2)
+    ),
+    "a list that somebody may have deleted": total_loss(
+        LIST, append("i", 80.0, "sync"), op("delete", 85.0, outcome="unknown"), read(None, 110, epoch=2)
+    ),
     "a young replicas write is lost": total_loss(FIRST, put("v2", YOUNG, "replicas"), read("v1", 110, epoch=2)),
     "it is not lost": total_loss(FIRST, put("v2", YOUNG, "replicas"), read("v2", 110, epoch=2)),
     "its session is lost with it": total_loss(put("v1", YOUNG, "replicas", created=True), read(None, 110, epoch=2)),
