@@ -1,8 +1,8 @@
 """Critical sessions beside low ones at one sidecar that gets more writes than it can take.
 
 Part of ``make bench-overload``; writes bench/results/overload_sessions.json. A pool of one member. Three processes
-send 1,500 writes a second each, whatever the answers do, as ``critical`` and then as ``low`` calls. Meanwhile 40 critical
-calls a second are measured, a third of them writes.
+send 1,500 writes a second each, whatever the answers do, as ``critical`` and then as ``low`` calls. Meanwhile 40
+critical calls a second are measured, a third of them writes.
 """
 
 import argparse
