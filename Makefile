@@ -8,7 +8,7 @@ TYPES  := build/types/understudy
 PACKAGES := xds proxy statesync telemetry deploy
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which would compile all modules anew
 
-.PHONY: help setup demo test lint format unit quick site chaos bench-xds bench-sessions bench-plane bench-members bench-redis bench-requests bench-failover bench-sites bench-exposure bench-links bench-telemetry bench-tcp bench-tenants bench-drills bench-console bench-predictive bench-overload chart images-try etcd-stubs clean bench-balance
+.PHONY: help setup demo test lint format unit quick site chaos model bench-xds bench-sessions bench-plane bench-members bench-redis bench-checkpoints bench-requests bench-failover bench-sites bench-exposure bench-links bench-telemetry bench-tcp bench-tenants bench-drills bench-console bench-predictive bench-overload chart images-try etcd-stubs clean bench-balance
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -46,6 +46,9 @@ chaos: $(STAMP)  ## random faults against the session protocol: MINUTES=30, SEED
 quick: $(STAMP)  ## the tests that start no process and search nothing (about half a minute)
 	$(BIN)/python -m pytest --quick -n auto --dist worksteal $(PYTEST_ARGS)
 
+model: $(STAMP)  ## the models of the ownership protocol, within larger bounds than make test
+	$(BIN)/python -m tests.model large
+
 bench-xds: $(STAMP)  ## how quick and how large the xDS server is; writes bench/results/xds.json (about 4 min)
 	$(BIN)/python -m bench.xds
 
@@ -64,6 +67,9 @@ bench-members: $(STAMP)  ## what a sidecar costs in a pool of 4 and of 16 member
 bench-redis: $(STAMP)  ## the Redis port beside Redis, with the same client; needs redis-server; writes bench/results/redis.json (5 min)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m bench.redis
+
+bench-checkpoints: $(STAMP)  ## what replicas writes cost etcd, and etcd stopped for 60 s under load; writes bench/results/checkpoints.json (6 min)
+	$(BIN)/python -m bench.checkpoints
 
 bench-requests: $(STAMP)  ## a whole request through Envoy and an application, beside Redis; writes bench/results/requests.json (11 min)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

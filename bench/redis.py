@@ -99,15 +99,15 @@ async def sidecars() -> AsyncIterator[list[System]]:
         return
     async with (
         running_etcd(arguments=ETCD) as etcd,
-        _started(etcd, "bench", "sync") as (url, processes),
-        _started(etcd, "bench-replicas", "replicas") as (replicas_url, replicas_processes),
+        two_sidecars(etcd, "bench", "sync") as (url, processes),
+        two_sidecars(etcd, "bench-replicas", "replicas") as (replicas_url, replicas_processes),
     ):
         replicas = System("ours, replicas", replicas_url, replicas_processes, ("SET",))
         yield [*ours(url, processes), replicas]
 
 
 @asynccontextmanager
-async def _started(etcd: EtcdServer, name: str, durability: str) -> AsyncIterator[tuple[str, dict[str, int]]]:
+async def two_sidecars(etcd: EtcdServer, name: str, durability: str) -> AsyncIterator[tuple[str, dict[str, int]]]:
     """Two sidecars, one of which owns all slots: where its Redis port is, and the processes that take part."""
     async with pool_of(etcd, name, durability=durability) as pool:
         ports = {member: f"127.0.0.1:{free_port()}" for member in ("a", "b")}
