@@ -307,6 +307,7 @@ async def test_a_limit_that_is_none_is_refused_by_control_http(limit: str, tmp_p
 async def test_a_browsers_page_cannot_drain_a_member(header: str) -> None:
     drain = MagicMock()
     drain.outstanding.return_value = ""
+    drain.result.return_value = (True, "")
     port = PORTS["session API"]
     async with serving(without_tokens(drain), port) as number:
         status, text = await ask(number, "POST /v1/drain", ADMIN, header)

@@ -137,7 +137,7 @@ async def test_what_waits_in_memory_for_etcd_is_bounded_and_goes_out_when_etcd_i
         kept = ["same"]
         while (reply := await a.call("PUT", f"k{len(kept)}", body)).status == 201:
             kept.append(f"k{len(kept)}")
-            assert len(kept) < 100, "the bound is looked at every 50 ms"
+            assert len(kept) < 1000, "the bound is looked at every 50 ms, and no machine writes so much in that time"
         assert problem_of(reply) == (503, "overloaded")
         assert len(kept) >= 17, "1,000,000 bytes of 60,000 each are more than the bound"
         assert b"limits.unsaved_bytes" in reply.body
