@@ -2,7 +2,8 @@
 
 Plays rounds with ``takeover: fast`` and ``lease``, with one and three etcd members, with ``durability: sync`` and
 ``replicas`` (also with copies spread over two sites), and with cables and network namespaces, in turn; every third pool
-is a whole one behind a hedging Envoy (``front_rounds``). Prints a line per round and a summary, ends with 1 if a
+is a whole one behind a hedging Envoy (``front_rounds``). In every third pool with ``replicas`` and cables, saves of
+sessions fail at times while all else in etcd works. Prints a line per round and a summary, ends with 1 if a
 promise was broken, and then keeps that round's history and all logs.
 """
 
@@ -12,6 +13,7 @@ import contextlib
 import json
 import logging
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -19,7 +21,7 @@ from pathlib import Path
 
 from tests.faults.clients import CLASSES
 from tests.faults.namespaces import namespaces
-from tests.faults.nemesis import FAULTS, REPLICA_FAULTS
+from tests.faults.nemesis import FAULTS, REPLICA_FAULTS, Fault
 from tests.faults.pool import fault_pool
 from tests.faults.rounds import Result, play
 from tests.harness.clock import LIBRARY
@@ -72,7 +74,7 @@ async def run(options: argparse.Namespace) -> int:
     """Play until the time is over; returns the exit code."""
     begin, tally = time.monotonic(), Tally()
     options.dir.mkdir(parents=True, exist_ok=True)
-    number = fronts = 0
+    number = fronts = cabled = 0
     while time.monotonic() - begin < options.minutes * 60:
         turn = number // ROUNDS_PER_POOL
         if options.front and turn % 2 == 0 and fronts <= turn // 2 and not unable():
@@ -90,6 +92,10 @@ async def run(options: argparse.Namespace) -> int:
         networks = options.networks
         if networks is None:
             networks = (turn % 4 in (1, 2)) is (turn // 4 % 2 == 0) and not unable()
+        gate = False
+        if replicates and not networks:
+            gate = options.gate if options.gate is not None else cabled % 3 == 0
+            cabled += 1
         async with contextlib.AsyncExitStack() as stack:
             ground = None
             if networks:
@@ -104,6 +110,7 @@ async def run(options: argparse.Namespace) -> int:
                     clocks=LIBRARY.exists(),
                     more=f"durability: {durability}{SPREAD_SITE if spread else ''}",
                     sites=SITES if spread else (),
+                    gate=gate,
                 )
             )
             if not number:
@@ -114,7 +121,7 @@ async def run(options: argparse.Namespace) -> int:
                     pool,
                     seed,
                     seconds=options.round,
-                    faults=REPLICA_FAULTS if replicates else FAULTS,
+                    faults=_faults(options.only, replicates=replicates),
                     durabilities=CLASSES if replicates else ("",),
                 )
                 number += 1
@@ -122,7 +129,7 @@ async def run(options: argparse.Namespace) -> int:
                 faults = ", ".join(f"{name} {count}" for name, count in result.faults.items())
                 _say(
                     f"round {seed} ({takeover}, {durability}{', two sites' if spread else ''}, {etcds} x etcd, "
-                    f"{'networks' if networks else 'cables'}): "
+                    f"{'networks' if networks else 'cables and a gate' if gate else 'cables'}): "
                     f"{len(result.history.ops)} operations, "
                     f"{len(result.violations)} violations; {faults}"
                 )
@@ -140,6 +147,11 @@ async def run(options: argparse.Namespace) -> int:
                     break
     _say(tally.summary((time.monotonic() - begin) / 60))
     return 1 if tally.violations else 0
+
+
+def _faults(only: str, *, replicates: bool) -> tuple[Fault, ...]:
+    faults = REPLICA_FAULTS if replicates else FAULTS
+    return tuple(fault for fault in faults if not only or re.search(only, fault.name))
 
 
 async def _play_front(options: argparse.Namespace, turn: int, tally: Tally) -> int:
@@ -187,6 +199,12 @@ def main() -> int:
         action=argparse.BooleanOptionalAction,
         help="members on two sites, and copies of each slot on both; default: in turn, with replicas",
     )
+    parser.add_argument(
+        "--gate",
+        action=argparse.BooleanOptionalAction,
+        help="a relay before etcd, so that saves alone can fail; default: every third pool with replicas and cables",
+    )
+    parser.add_argument("--only", default="", metavar="REGEX", help="only faults whose names match; default: all")
     parser.add_argument("--controls", type=int, default=1, help="control servers")
     parser.add_argument("--dir", type=Path, default=Path("chaos-report"), help="for logs and histories")
     parser.add_argument("--go-on", action="store_true", help="do not stop at the first violation")

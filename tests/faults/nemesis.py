@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from tests.faults.history import FaultWindow, History
 from tests.faults.pool import FaultPool, FaultProgram
 from tests.harness.cable import Cable, Way
+from tests.harness.etcd_gate import SaveFault
 from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.testing.crash_points import VARIABLE, CrashPoint
 
@@ -27,7 +28,7 @@ class Fault:
     """A kind of fault. ``shortest`` and ``longest`` are seconds; ``weight`` is how often it is drawn.
 
     ``needs`` is what a pool must offer for it (``FaultPool.offers``), '' if signals are enough. A ``whole`` fault lasts
-    its time although the round's is over.
+    its time although the round's is over. ``beside`` a fault others go on, as if it were none.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Fault:
     inject: Callable[["Harm"], AbstractAsyncContextManager[tuple[str, ...]]]
     needs: str = ""
     whole: bool = False
+    beside: bool = False
 
 
 @dataclass
@@ -373,6 +375,19 @@ async def stopped_etcd(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
             await etcd.ready()
 
 
+def failing_saves(*, of_all: bool) -> Callable[[Harm], AbstractAsyncContextManager[tuple[str, ...]]]:
+    """Saves of sessions of one member or of all fail in one way or another; nothing else does."""
+
+    @contextlib.asynccontextmanager
+    async def inject(harm: Harm) -> AsyncIterator[tuple[str, ...]]:
+        assert harm.pool.gate is not None
+        names = tuple(harm.pool.names) if of_all else (harm.member().name,)
+        async with harm.pool.gate.failing(names, harm.draw.choice(list(SaveFault))):
+            yield names
+
+    return inject
+
+
 def network_cut(*, both: bool, reset: bool = False) -> Callable[[Harm], AbstractAsyncContextManager[tuple[str, ...]]]:
     """What one party sends to another, or both send, is dropped or answered with a reset. Any two parties."""
 
@@ -438,6 +453,8 @@ REPLICA_FAULTS = (
     Fault("kill -9 of a whole sync set", 0.1, 3.0, 1, killed_set(8)),
     Fault("a long stop of etcd", 20.0, 60.0, 2, stopped_etcd, whole=True),
     Fault("etcd stopped for minutes", 120.0, 150.0, 0.25, stopped_etcd, whole=True),
+    Fault("saves of one member fail", 8.0, 30.0, 6, failing_saves(of_all=False), needs="gate", beside=True),
+    Fault("saves of all members fail", 8.0, 30.0, 5, failing_saves(of_all=True), needs="gate", beside=True),
 )
 """Those for pools that replicate between members: the usual ones, and what hits copies and the connections to them."""
 
@@ -450,6 +467,7 @@ class Nemesis:
         self._history = history
         self._faults = [fault for fault in faults if not fault.needs or fault.needs in pool.offers]
         self._busy: set[str] = set()
+        self._beside: list[asyncio.Task[None]] = []
         self.count: Counter[str] = Counter()
 
     async def run(self, seconds: float) -> None:
@@ -464,13 +482,13 @@ class Nemesis:
                 done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()
-        for task in under_way:
+        for task in (*under_way, *self._beside):
             await task
 
     async def _one(self, give_up: float) -> None:
         draw = self._harm.draw
         fault = draw.choices(self._faults, [fault.weight for fault in self._faults])[0]
-        part = next((word for word in ("of etcd", "control server") if word in fault.name), fault.name)
+        part = next((word for word in ("of etcd", "control server", "saves of") if word in fault.name), fault.name)
         if part in self._busy:
             return
         self._busy.add(part)
@@ -478,6 +496,12 @@ class Nemesis:
         length = draw.uniform(fault.shortest, fault.longest)
         if not fault.whole:
             length = min(length, max(give_up - time.monotonic(), 0.2))
+        if fault.beside:
+            self._beside.append(asyncio.create_task(self._inflict(fault, part, length)))
+        else:
+            await self._inflict(fault, part, length)
+
+    async def _inflict(self, fault: Fault, part: str, length: float) -> None:
         begin = time.monotonic()
         members: tuple[str, ...] = ()
         try:

@@ -1,7 +1,8 @@
 """A pool under test: real etcd, real control servers, real sidecars, and a cable between any two of them to be cut.
 
 Each sidecar reaches etcd through a cable of its own, and its peer port is advertised as a cable that tells its callers
-apart by the process behind the connection, so that any pair can be cut in either direction. A health responder stands
+apart by the process behind the connection, so that any pair can be cut in either direction. Where that is asked for,
+a gate between the sidecars and etcd can make saves of sessions fail. A health responder stands
 for each application: these tests are about what happens below them. ``namespaces.py`` has another ground for all this.
 """
 
@@ -26,6 +27,7 @@ from tests.faults.record_log import RecordLog
 from tests.harness.cable import Cable, cable_to
 from tests.harness.clock import WallClock
 from tests.harness.etcd import EtcdServer
+from tests.harness.etcd_gate import EtcdGate, etcd_gate
 from tests.harness.http_app import http_app
 from tests.harness.netns import Network
 from tests.harness.places import ROOT
@@ -119,6 +121,7 @@ class FaultPool(PoolRecords):
         self.controls: list[FaultProgram] = []
         self.members: dict[str, FaultProgram] = {}
         self.network: Network | None = None
+        self.gate: EtcdGate | None = None
         self.before = ""
         """What each sidecar's program does before anything else."""
         self.sites: Sequence[str] = ()
@@ -156,9 +159,9 @@ class FaultPool(PoolRecords):
 
     @property
     def offers(self) -> frozenset[str]:
-        """What faults can be done with, besides signals: ``cables`` or a ``network``, and ``clocks``."""
+        """What faults can be done with, besides signals: ``cables`` or a ``network``, ``clocks``, and a ``gate``."""
         clocks = {"clocks"} if all(member.clock for member in self.members.values()) else set()
-        return frozenset({"network" if self.network else "cables"} | clocks)
+        return frozenset({"network" if self.network else "cables"} | clocks | ({"gate"} if self.gate else set()))
 
     def takeovers(self, since: int = 0) -> list[OwnerChange]:
         """The recorded changes of owner, from number ``since`` on, that came from a member being called lost.
@@ -293,7 +296,8 @@ class Ground:
     async def member(self, pool: "FaultPool", stack: contextlib.AsyncExitStack, name: str) -> FaultProgram:
         """A sidecar, not started yet, and what stands for its application, which runs."""
         api, peer = (f"127.0.0.1:{free_port()}" for _ in range(2))
-        cables = [await stack.enter_async_context(cable_to(etcd.endpoint)) for etcd in pool.etcds]
+        ways = [pool.gate.way(name, etcd.endpoint) if pool.gate else etcd.endpoint for etcd in pool.etcds]
+        cables = [await stack.enter_async_context(cable_to(way)) for way in ways]
         from_peers = await stack.enter_async_context(cable_to(peer, pool.source_of))
         command = sidecar_command(
             name,
@@ -371,12 +375,13 @@ async def fault_pool(
     before: str = "",
     more: str = "",
     sites: Sequence[str] = (),
+    gate: bool = False,
 ) -> AsyncIterator[FaultPool]:
     """A pool of its own that has settled; gone at the end of the block. ``home`` keeps the logs.
 
     With ``traces`` the processes trace what they do. With ``clocks`` the members' wall clocks can be set, which needs
     :data:`~tests.harness.clock.LIBRARY`. ``before`` is what each sidecar's program does first, ``more`` are further
-    lines of the spec. Members are on ``sites`` in turn.
+    lines of the spec. Members are on ``sites`` in turn. With ``gate`` sidecars on loopback reach etcd through one.
     Without control servers the test writes the slot table; at first all slots have the members in the order of names.
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -394,8 +399,12 @@ async def fault_pool(
         pool = FaultPool(client, spec, http, home)
         pool.network, pool.etcds, pool.before, pool.sites = ground.network, servers, before, sites
         await pool.apply(spec)
-        for number in range(1, members + 1):
-            member = await ground.member(pool, stack, f"m{number}")
+        names = [f"m{number}" for number in range(1, members + 1)]
+        if gate:
+            endpoints, saved = [etcd.endpoint for etcd in servers], [pool.keys.sessions, pool.keys.requests]
+            pool.gate = await stack.enter_async_context(etcd_gate(names, endpoints, saved, home / "etcd-gate.log"))
+        for name in names:
+            member = await ground.member(pool, stack, name)
             if clocks:
                 member.clock = WallClock(home / f"{member.name}.clock")
                 member.environment |= member.clock.environment

@@ -86,6 +86,20 @@ MUST_FAIL = {
     ),
     "a sync write": (total_loss(FIRST, put("v2", YOUNG), read("v1", 110, epoch=2)), GONE),
     "an old replicas write": (total_loss(FIRST, put("v2", OLD, "replicas"), read("v1", 110, epoch=2)), GONE),
+    "a replicas write that was due long before saves failed": (
+        replace(
+            total_loss(FIRST, put("v2", 80.0, "replicas"), read("v1", 110, epoch=2)),
+            faults=[FaultWindow("saves of all members fail", ("a", "b", "c"), 89.0, 99.0)],
+        ),
+        GONE,
+    ),
+    "a replicas write while saves failed, which went on long before the end": (
+        replace(
+            total_loss(FIRST, put("v2", OLD, "replicas"), read("v1", 110, epoch=2)),
+            faults=[FaultWindow("saves of one member fail", ("a",), 80.0, 93.0)],
+        ),
+        GONE,
+    ),
     "a session made by a sync write": (total_loss(FIRST, read(None, 110, epoch=2)), GONE),
     "a write after the loss": (
         total_loss(FIRST, put("v2", 110, "replicas", epoch=2), read("v1", 112, epoch=2)),
@@ -178,6 +192,10 @@ MUST_PASS = {
     "etcd was away before all died": replace(
         total_loss(FIRST, put("v2", OLD, "replicas"), read("v1", 110, epoch=2)),
         faults=[FaultWindow("a long stop of etcd", (), 80.0, 99.0)],
+    ),
+    "saves failed before all died": replace(
+        total_loss(FIRST, put("v2", OLD, "replicas"), read("v1", 110, epoch=2)),
+        faults=[FaultWindow("saves of all members fail", ("a", "b", "c"), 89.0, 99.0)],
     ),
     "another boot of the dead is seen": total_loss(
         FIRST, processes=[*BEGUN, *(ProcessSeen(member, f"{member}2", DIED + 1) for member in ("a", "b"))]
