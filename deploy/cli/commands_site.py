@@ -275,9 +275,7 @@ def _line(view: dict[str, Any]) -> str:
     """The result as a line of text."""
     if not view["offline"]:
         return f"site {view['site']} is in service again"
-    from understudy.deploy.common.console_style import utc_time
+    from understudy.deploy.inspect.offline_sites import offline_text
 
     left = f", and still owns {view['slots_left']} slots" if view["slots_left"] else ""
-    end = f"'understudy site online {view['site']}'"
-    until = f"until {utc_time(view['until'])} or {end}" if view["until"] else f"until {end}"
-    return f"site {view['site']} is offline {until}: {', '.join(view['members']) or 'no member yet'}{left}"
+    return f"{offline_text(view['site'], view['until'])}: {', '.join(view['members']) or 'no member yet'}{left}"

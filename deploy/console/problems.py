@@ -7,6 +7,7 @@ import msgspec
 
 from understudy.deploy.inspect.draining import blocked_drains
 from understudy.deploy.inspect.envoys import View
+from understudy.deploy.inspect.offline_sites import offline_text
 from understudy.deploy.inspect.waiting import waiting_slots
 from understudy.statesync.pool.state import PoolState
 
@@ -66,8 +67,8 @@ def _of_members(state: PoolState, status: View, now: float, pool: str) -> Iterab
 
 def _of_sites(state: PoolState, now: float, pool: str) -> Iterable[Problem]:
     for site in sorted(state.offline(now)):
-        text = f"site {site} is offline: its members get no slots"
-        yield Problem(NOTICE, text, f"understudy site online {site} {pool}")
+        text = offline_text(site, state.sites[site].record.until, command=False)
+        yield Problem(NOTICE, f"{text}: its members get no slots", f"understudy site online {site} {pool}")
 
 
 def _of_envoys(envoys: View | None, pool: str) -> Iterable[Problem]:
@@ -87,9 +88,9 @@ def _warnings(status: View, state: PoolState, pool: str) -> Iterable[Problem]:
         f"{slots['unowned']} slots have no owner yet",
         f"{slots['owner_gone']} slots are owned by a member that is lost",
     }
-    told_elsewhere = {f"site {site} is offline" for site in state.sites}
+    told_elsewhere = tuple(f"site {site} is offline " for site in state.sites)
     for text in status["warnings"]:
-        if text.partition(":")[0] in told_elsewhere:
+        if text.startswith(told_elsewhere):
             continue
         command = f"understudy failovers {pool}" if text in broken else f"understudy status {pool}"
         if state.keys.spec in text:

@@ -16,6 +16,7 @@ from understudy.deploy.common.console_style import plain_table, utc_time
 from understudy.deploy.common.options import TlsOptions
 from understudy.deploy.inspect.member_views import View, slots_of
 from understudy.deploy.inspect.members import MemberError, peer_apis
+from understudy.deploy.inspect.offline_sites import offline_text
 from understudy.deploy.inspect.views import ranges
 from understudy.proxy.peers.peer_protocol import STATUS_PATH
 from understudy.statesync.etcd.client import EndpointStatus
@@ -225,7 +226,8 @@ def _degraded_sites(state: PoolState, rows: Sequence[View]) -> Iterable[View]:
     for row in rows:
         site = row["site"]
         if row["state"] == "offline":
-            yield _degraded(f"site {site} is offline", row["since"], f"understudy site online {site}")
+            what = offline_text(site, row["until"], command=False)
+            yield _degraded(what, row["since"], f"understudy site online {site}")
         elif row["state"] == "lost":
             yield _degraded(f"no member of {_named(site)} can serve", None, "start its members again")
         else:
@@ -345,7 +347,8 @@ def sites_table(view: View, now: float) -> RenderableType:
         graded.append(Text(_practised(view["practice"])))
     shares = [Text(_share(site, said)) for site, said in view["front_requests"].items()]
     problems = [
-        Text(f"! {one['what']}{_age(one['since'], now)}: {one['remedy']}", style="yellow") for one in view["degraded"]
+        Text(f"! {one['what']}{_so_far(one['since'], now)}: {one['remedy']}", style="yellow")
+        for one in view["degraded"]
     ]
     return Group(heading, table, *graded, *shares, *problems)
 
@@ -381,8 +384,15 @@ def _share(site: str, said: Mapping[str, Any]) -> str:
 def _age(since: float | None, now: float) -> str:
     if not since:
         return ""
-    minutes = int(max(now - since, 0) // 60)
+    seconds = int(max(now - since, 0))
+    minutes = seconds // 60
+    if minutes < 1:
+        return f" for {seconds} s"
     return f" for {minutes // 60} h {minutes % 60} min" if minutes >= 60 else f" for {minutes} min"
+
+
+def _so_far(since: float | None, now: float) -> str:
+    return f",{_age(since, now)} so far" if since else ""
 
 
 def loss_text(loss: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from understudy.deploy.inspect.envoys import envoys_table
 from understudy.deploy.inspect.fronts import fronts_table
 from understudy.deploy.inspect.load import load_table
 from understudy.deploy.inspect.member_views import View
+from understudy.deploy.inspect.offline_sites import offline_text
 from understudy.deploy.inspect.versions import versions_table
 from understudy.deploy.inspect.views import summarise_table
 from understudy.telemetry.timing.duration import length
@@ -111,7 +112,7 @@ def slot_table(view: View, *, every: bool) -> RenderableType:
                 "" if wanted == row["owner"] else wanted,
                 row["cause"],
             )
-        return Group(heading, table, *_why_not_further(view))
+        return Group(heading, *_offline(view), table, *_why_not_further(view))
     table = plain_table("active > standby > backup", "slots", "phase", "apart", "epochs", "which")
     for group in summarise_table(view):
         table.add_row(
@@ -123,7 +124,13 @@ def slot_table(view: View, *, every: bool) -> RenderableType:
             _shortened(group["slots"]),
         )
     hint = Text("for a line per slot: understudy table --all", style="dim")
-    return Group(heading, table, *_why_not_further(view), hint)
+    return Group(heading, *_offline(view), table, *_why_not_further(view), hint)
+
+
+def _offline(view: View) -> list[Text]:
+    """A line for each site that an operator took out of service, with what ends that."""
+    ends = view["offline_until"].items()
+    return [Text(f"! {offline_text(site, until)}: its members get no slots", style="yellow") for site, until in ends]
 
 
 def _why_not_further(view: View) -> list[Text]:

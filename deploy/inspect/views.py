@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from understudy.deploy.inspect.member_views import MemberReport, View, member_views, order_of, slots_of
+from understudy.deploy.inspect.offline_sites import offline_text, offline_until
 from understudy.deploy.inspect.placement import Distances, preference
 from understudy.deploy.inspect.query import unreadable_spec
 from understudy.deploy.inspect.versions import versions_view
@@ -78,6 +79,7 @@ def status_view(
             "generation": table.generation if table else None,
             "copies": state.spec.record.copies if state.spec else None,
             "offline": list(table.offline) if table else [],
+            "offline_until": offline_until(state),
         },
         "replication": None if last_known else _replication_view(state),
         "members": member_views(state, heard or {}, silent or {}),
@@ -119,6 +121,7 @@ def table_view(state: PoolState, slots: Iterable[int] | None = None) -> View:
         "pool": state.keys.pool,
         "generation": table.generation if table else None,
         "offline": list(table.offline) if table else [],
+        "offline_until": offline_until(state),
         "prefers": preference(state),
         "slots": [_slot_view(state, slot, distances) for slot in wanted],
     }
@@ -254,8 +257,10 @@ def _warnings(
             yield status.at_risk
         yield from (f"etcd at {status.endpoint}: {fault}" for fault in status.errors)
     yield from (f"{name}: {at.record.clock}" for name, at in sorted(state.members.items()) if at.record.clock)
+    ends = offline_until(state)
     for site in state.table.record.offline if state.table else ():
-        yield f"site {site} is offline: its members get no slots until 'understudy site online {site}'"
+        what = offline_text(site, ends[site]) if site in ends else f"site {site} is offline by the slot table alone"
+        yield f"{what}: its members get no slots"
     yield from Distances(state).warnings()
     unreadable = unreadable_spec(state)
     if unreadable:

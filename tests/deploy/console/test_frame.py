@@ -90,6 +90,15 @@ def test_each_problem_has_its_level_and_the_command_that_ends_it(change, level, 
     assert overview["problems"][0]["level"] == {1: "notice", 2: "warning", 3: "alert"}[overview["level"]]
 
 
+@pytest.mark.parametrize(("until", "end"), [(NOW + 60, "until 2027-01-15 08:01:00Z"), (0.0, "without a time limit")])
+def test_a_site_that_is_offline_is_one_problem_that_says_until_when(until, end):
+    state = a_pool()
+    offline(state, "east", until)
+    state.table = At(replace(state.table.record, offline=("east",)), 6)
+    told = [one["text"] for one in frame_of(state, 9, NOW).overview["problems"] if "offline" in one["text"]]
+    assert told == [f"site east is offline {end}: its members get no slots"]
+
+
 def test_what_status_warns_of_is_a_problem():
     state = a_pool()
     state.spec = At(PoolSpec(pool="cart", slots=8, copies=2, versions=Versions(new_sessions="v2")), 1)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from understudy.deploy.common.console_style import Terminal
 from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, Layout, MemberAddresses
 from understudy.deploy.inspect.converged import not_converged
 from understudy.deploy.inspect.hashed_text import HashedText
@@ -14,7 +15,16 @@ from understudy.deploy.inspect.tables import change_text, explain_table, slot_ta
 from understudy.deploy.inspect.traces import condense
 from understudy.deploy.inspect.views import explain_view, failovers_view, ranges, status_view, table_view
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import FailoverRecord, Member, MemberState, Owner, Phase, SyncRecord, Table
+from understudy.statesync.pool.records import (
+    FailoverRecord,
+    Intent,
+    Member,
+    MemberState,
+    Owner,
+    Phase,
+    SyncRecord,
+    Table,
+)
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.spec_reader import parse_spec
 from understudy.statesync.pool.state import At, PoolState
@@ -44,6 +54,26 @@ def own(pool, slot, **changes):
 
 def test_a_pool_at_rest_is_settled(pool):
     assert not_converged(pool, ["a", "b"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("until", "end"),
+    [
+        (1_800_000_000.0, "until 2027-01-15 08:00:00Z or 'understudy site online east'"),
+        (0.0, "until 'understudy site online east'"),
+        (None, "by the slot table alone"),
+    ],
+)
+@pytest.mark.parametrize("every", [False, True])
+def test_a_site_that_is_offline_says_until_when_in_status_and_table(pool, capsys, until, end, every):
+    pool.table = At(replace(pool.table.record, offline=("east",)), 5)
+    if until is not None:
+        pool.sites["east"] = At(Intent(until=until, since=1.0, site="east"), 6)
+    said = f"site east is offline {end}: its members get no slots"
+    assert said in status_view(pool, revision=9)["warnings"]
+    Terminal(width=200).print(slot_table(table_view(pool), every=every))
+    shown = capsys.readouterr().out
+    assert (f"! {said}" in shown, "offline: east" in shown) == (until is not None, True)
 
 
 def test_unrest_is_told(pool):
