@@ -36,7 +36,8 @@ import msgspec
 from bench.sites import machine
 from understudy.deploy.drill.conditions import not_recovered, slots_by_member
 from understudy.deploy.inspect.query import read_pool
-from understudy.deploy.inspect.sites import read_reports, sites_view
+from understudy.deploy.inspect.site_reports import read_reports
+from understudy.deploy.inspect.sites import sites_view
 from understudy.deploy.load.history_checker import percentile
 from understudy.deploy.local.local_layout import LocalSettings
 from understudy.deploy.local.local_pool import LocalPool

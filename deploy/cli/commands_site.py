@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from understudy.deploy.cli.commands_drain import duration, follow_until_empty, wait_option
+from understudy.deploy.cli.commands_status import LAST_KNOWN_EXIT_CODE, control_http_option
 from understudy.deploy.cli.commands_take_over import take_over
 from understudy.deploy.cli.every_pool import pools_option
 from understudy.deploy.cli.watching import watch_option
@@ -29,6 +31,7 @@ from understudy.deploy.common.options import (
 )
 
 if TYPE_CHECKING:
+    from understudy.statesync.etcd.client import EndpointStatus
     from understudy.statesync.pool.records import Intent
 
 
@@ -58,12 +61,15 @@ site.add_command(take_over)
         "understudy site status -o json",
     )
 )
+@control_http_option
 @watch_option
 @etcd_options
 @tls_options
 @list_output_option
 @pools_option()
-def status(pool: str | None, etcd: EtcdOptions, tls: TlsOptions | None, output: str) -> None:
+def status(
+    control_http: tuple[str, ...], pool: str | None, etcd: EtcdOptions, tls: TlsOptions | None, output: str
+) -> None:
     """Show who serves on which site, what is in sync, what the loss of each site would cost now, and what is degraded.
 
     A site has a copy of a slot if a process there has every acknowledged write of the slot in memory. "If it died now"
@@ -73,25 +79,35 @@ def status(pool: str | None, etcd: EtcdOptions, tls: TlsOptions | None, output: 
     If the spec has sites, the grade of each is shown with what it comes from: how much of what the site should have can
     serve, 0 to 100. In an active/standby pool the last switch is shown, and what a switch by grades waits for.
 
-    Exit code 1: something is degraded. Each problem is shown with its age, where it is known, and what ends it.
+    When etcd does not answer, the command shows the last known state and its age, from control servers and members.
+
+    Exit code 1: something is degraded. Each problem is shown with its age, where it is known, and what ends it. Exit
+    code 3: etcd does not answer.
     """
     from understudy.deploy.inspect.sites import sites_table
 
-    view = asyncio.run(_status(locate_pool(etcd, pool), tls))
+    view = asyncio.run(_status(locate_pool(etcd, pool), control_http, tls))
     now = time.time()
     show(output, view, lambda view: sites_table(view, now), lambda view: [row["site"] for row in view["sites"]])
+    if view["last_known"]:
+        raise SystemExit(LAST_KNOWN_EXIT_CODE)
     if view["degraded"]:
         raise SystemExit(1)
 
 
-async def _status(place: PoolLocation, tls: TlsOptions | None) -> dict[str, Any]:
+async def _status(place: PoolLocation, control_http: tuple[str, ...], tls: TlsOptions | None) -> dict[str, Any]:
     from understudy.deploy.inspect.controls import ask_controls
     from understudy.deploy.inspect.fronts import read_share_at_home
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
-    from understudy.deploy.inspect.sites import read_reports, sites_view
+    from understudy.deploy.inspect.site_reports import read_reports
+    from understudy.deploy.inspect.sites import sites_view
+    from understudy.statesync.etcd.client import Unavailable
 
     async with connect(place.etcd) as client:
-        state, revision = await read_pool(client, place.pool)
+        try:
+            state, revision = await read_pool(client, place.pool)
+        except Unavailable as fault:
+            return await _last_known(place, control_http, tls, fault, await client.status())
         require_pool(state, place.etcd)
         controls = {name: at.record.http for name, at in state.controls.items()}
         reports, endpoints, shares, statuses = await asyncio.gather(
@@ -108,6 +124,34 @@ async def _status(place: PoolLocation, tls: TlsOptions | None) -> dict[str, Any]
         reports=reports,
         shares=shares,
         controls=dict(zip(controls, statuses, strict=True)),
+    )
+
+
+async def _last_known(
+    place: PoolLocation,
+    control_http: tuple[str, ...],
+    tls: TlsOptions | None,
+    fault: Exception,
+    etcd: "Sequence[EndpointStatus]",
+) -> dict[str, Any]:
+    """The sites by control servers and members. Raises :class:`DeployError` if none of them answers."""
+    from understudy.deploy.inspect.fronts import read_share_at_home
+    from understudy.deploy.inspect.last_known import read_without_etcd
+    from understudy.deploy.inspect.site_reports import read_reports
+    from understudy.deploy.inspect.sites import sites_view
+
+    found = await read_without_etcd(place.pool, place.layout, control_http, tls, fault)
+    state = found.as_reported()
+    reports, shares = await asyncio.gather(read_reports(state, tls), read_share_at_home(found.controls, place.pool))
+    return sites_view(
+        state,
+        revision=found.known.revision,
+        now=time.time(),
+        etcd=etcd,
+        reports=reports,
+        shares=shares,
+        controls={one["control"]: one for one in found.statuses if isinstance(one, dict) and "control" in one},
+        last_known=found.origin,
     )
 
 

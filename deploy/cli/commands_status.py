@@ -30,6 +30,15 @@ STATUS_PATH = "/v1/status"
 LAST_KNOWN_EXIT_CODE = 3
 """etcd does not answer, and the last known state is shown."""
 
+control_http_option = click.option(
+    "--control-http",
+    envvar="UNDERSTUDY_CONTROL_HTTP",
+    metavar="HOST:PORT,...",
+    default="",
+    callback=address_list,
+    help="HTTP addresses of control servers, used when etcd does not answer. Default: those of the local pool.",
+)
+
 
 @click.command(
     epilog=examples(
@@ -42,14 +51,7 @@ LAST_KNOWN_EXIT_CODE = 3
 )
 @click.option("--xds", is_flag=True, help="Show only Envoys: for each type what was sent, acknowledged or rejected.")
 @click.option("--sync", is_flag=True, help="Show only copies: how current the sessions of each member are.")
-@click.option(
-    "--control-http",
-    envvar="UNDERSTUDY_CONTROL_HTTP",
-    metavar="HOST:PORT,...",
-    default="",
-    callback=address_list,
-    help="HTTP addresses of control servers, used when etcd does not answer. Default: those of the local pool.",
-)
+@control_http_option
 @watch_option
 @etcd_options
 @tls_options
@@ -172,53 +174,24 @@ async def _last_known(
 ) -> dict[str, Any]:
     """The pool from control servers and members. Raises :class:`DeployError` if none of them answers."""
     from understudy.deploy.common.layout import read_processes
-    from understudy.deploy.inspect.controls import ask_controls
     from understudy.deploy.inspect.envoys import read_envoys
     from understudy.deploy.inspect.fronts import read_fronts
-    from understudy.deploy.inspect.last_known import (
-        ask_members,
-        of_members_alone,
-        read_last_known,
-        stopped_without_etcd,
-    )
-    from understudy.deploy.inspect.member_views import heard_by
+    from understudy.deploy.inspect.last_known import read_without_etcd, stopped_without_etcd
     from understudy.deploy.inspect.views import status_view
 
-    layout = place.layout
-    known = control_http or tuple(control.http for control in (layout.controls if layout else ()))
-    found, faults = await read_last_known(known, place.pool)
-    controls = {name: at.record.http for name, at in found.state.controls.items()} if found else {}
-    asked = {*known, *controls.values()} if found else ()
-    heard = heard_by(await ask_controls(asked, STATUS_PATH, place.pool))
-    places = layout.members if layout else ()
-    addresses = {one.name: one.peer for one in places}
-    if found:
-        addresses |= {name: at.record.peer for name, at in found.state.members.items()}
-    heard, silent, serving = await ask_members(addresses, heard, tls, place.pool)
-    if found is None:
-        if not serving:
-            raise _unknown(fault, known, faults)
-        found = of_members_alone(place.pool, places, heard, serving)
-    envoys, fronts = await asyncio.gather(read_envoys(controls, place.pool), read_fronts(controls, place.pool))
+    found = await read_without_etcd(place.pool, place.layout, control_http, tls, fault)
+    envoys, fronts = await asyncio.gather(
+        read_envoys(found.controls, place.pool), read_fronts(found.controls, place.pool)
+    )
     return status_view(
-        found.state,
-        revision=found.revision,
+        found.known.state,
+        revision=found.known.revision,
         etcd=etcd,
         envoys=envoys,
         fronts=fronts,
-        processes=read_processes(place.directory) if layout else (),
-        heard=heard,
-        silent=silent,
-        warnings=stopped_without_etcd(found.state, heard, silent, serving),
-        last_known={"source": found.source, "age_seconds": found.age, "etcd": str(fault), "unasked": faults},
+        processes=read_processes(place.directory) if place.layout else (),
+        heard=found.heard,
+        silent=found.silent,
+        warnings=stopped_without_etcd(found.known.state, found.heard, found.silent, found.serving),
+        last_known=found.origin,
     )
-
-
-def _unknown(fault: Exception, asked: tuple[str, ...], faults: list[str]) -> DeployError:
-    """The error when neither etcd nor a control server nor a member answers."""
-    hint = "is etcd running there? (--etcd sets the address, 'understudy up' starts a local etcd)"
-    if not asked:
-        more = "--control-http HOST:PORT asks a control server for the last known state"
-    else:
-        more = f"no control server has the last known state either: {'; '.join(faults)}"
-    return DeployError(f"{fault}; {hint}; {more}")

@@ -18,7 +18,8 @@ from understudy.deploy.console.plans import last_plan
 from understudy.deploy.console.problems import Problem, problems_of
 from understudy.deploy.inspect.envoys import View
 from understudy.deploy.inspect.member_views import MemberReport, slots_of
-from understudy.deploy.inspect.sites import CopyReport, loss_text, site_rows
+from understudy.deploy.inspect.site_reports import CopyReport
+from understudy.deploy.inspect.sites import loss_text, site_rows
 from understudy.deploy.inspect.versions import sessions_text
 from understudy.deploy.inspect.views import failovers_view, status_view, table_view
 from understudy.deploy.inspect.warnings import recorded_warnings

@@ -10,10 +10,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from understudy.deploy.common.layout import MemberAddresses
+from understudy.deploy.common.errors import DeployError
+from understudy.deploy.common.layout import Layout, MemberAddresses
 from understudy.deploy.common.options import TlsOptions
 from understudy.deploy.inspect.controls import ask_controls
-from understudy.deploy.inspect.member_views import MemberReport
+from understudy.deploy.inspect.member_views import MemberReport, View, heard_by
 from understudy.deploy.inspect.members import MemberError, PeerApiClient, peer_apis
 from understudy.deploy.inspect.views import ranges
 from understudy.proxy.peers.peer_protocol import STATUS_PATH
@@ -24,6 +25,7 @@ from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Member, MemberState, Owner
 from understudy.statesync.pool.state import At, PoolState
 
+CONTROL_STATUS_PATH = "/v1/status"
 MEMBER_TIMEOUT = 3.0
 """Seconds that a member has to answer."""
 HEARD_WITHIN = 3.0
@@ -38,6 +40,78 @@ class LastKnown:
     state: PoolState
     revision: int
     age: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class WithoutEtcd:
+    """A pool while etcd does not answer.
+
+    Attributes:
+        known: its records, as last read.
+        heard: the reports of control servers and members about members.
+        silent: the errors of members that do not answer.
+        serving: the slots that each member serves.
+        controls: the HTTP addresses of control servers, by name.
+        statuses: what control servers answer at ``/v1/status``.
+        origin: where the records come from, their age, etcd's error, and the errors of control servers.
+    """
+
+    known: LastKnown
+    heard: Mapping[tuple[str, str], MemberReport]
+    silent: Mapping[str, str]
+    serving: Mapping[str, Sequence[int]]
+    controls: Mapping[str, str]
+    statuses: Sequence[Any]
+    origin: View
+
+    def as_reported(self) -> PoolState:
+        """The records with the states that members report now. A member of which nobody hears is lost."""
+        state = self.known.state
+        for name, at in state.members.items():
+            report = self.heard.get((name, at.record.boot))
+            if report is not None and (name not in self.silent or report.age <= HEARD_WITHIN):
+                state.members[name] = At(replace(at.record, state=report.state, reason=report.reason), at.revision)
+            elif name in self.silent:
+                gone = replace(at.record, state=MemberState.LOST, reason=self.silent[name])
+                state.members[name] = At(gone, at.revision)
+        return state
+
+
+async def read_without_etcd(
+    pool: str, layout: Layout | None, control_http: Sequence[str], tls: TlsOptions | None, fault: Exception
+) -> WithoutEtcd:
+    """The pool from control servers and members; ``fault`` is etcd's error.
+
+    ``control_http`` are addresses of control servers. Without any, those of the local pool's ``layout`` are asked.
+
+    Raises:
+        DeployError: neither a control server nor a member answers.
+    """
+    known = tuple(control_http) or tuple(control.http for control in (layout.controls if layout else ()))
+    found, faults = await read_last_known(known, pool)
+    controls = {name: at.record.http for name, at in found.state.controls.items()} if found else {}
+    statuses = await ask_controls({*known, *controls.values()} if found else (), CONTROL_STATUS_PATH, pool)
+    places = layout.members if layout else ()
+    addresses = {one.name: one.peer for one in places}
+    if found:
+        addresses |= {name: at.record.peer for name, at in found.state.members.items()}
+    heard, silent, serving = await ask_members(addresses, heard_by(statuses), tls, pool)
+    if found is None:
+        if not serving:
+            raise _unknown(fault, known, faults)
+        found = of_members_alone(pool, places, heard, serving)
+    origin = {"source": found.source, "age_seconds": found.age, "etcd": str(fault), "unasked": faults}
+    return WithoutEtcd(found, heard, silent, serving, controls, statuses, origin)
+
+
+def _unknown(fault: Exception, asked: Sequence[str], faults: Sequence[str]) -> DeployError:
+    """The error when neither etcd nor a control server nor a member answers."""
+    hint = "is etcd running there? (--etcd sets the address, 'understudy up' starts a local etcd)"
+    if not asked:
+        more = "--control-http HOST:PORT asks a control server for the last known state"
+    else:
+        more = f"no control server has the last known state either: {'; '.join(faults)}"
+    return DeployError(f"{fault}; {hint}; {more}")
 
 
 async def read_last_known(addresses: Sequence[str], pool: str) -> tuple[LastKnown | None, list[str]]:

@@ -1,64 +1,30 @@
 """``site status``: who serves where, what is in sync, what the loss of each site would cost now, and what is degraded.
 
-Pure but for :func:`read_reports`.
+Pure.
 """
 
-import asyncio
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from understudy.deploy.common.console_style import plain_table, utc_time
-from understudy.deploy.common.options import TlsOptions
 from understudy.deploy.inspect.member_views import View, slots_of
-from understudy.deploy.inspect.members import MemberError, peer_apis
 from understudy.deploy.inspect.offline_sites import offline_text
+from understudy.deploy.inspect.site_reports import CopyReport
+from understudy.deploy.inspect.tables import last_known_lines
 from understudy.deploy.inspect.views import ranges
-from understudy.proxy.peers.peer_protocol import STATUS_PATH
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.ownership import agreed_set
+from understudy.statesync.pool.records import NO_ETCD, MemberState
 from understudy.statesync.pool.site_copies import copies_by_slot, lagging_slots
 from understudy.statesync.pool.site_grade import Grade, SiteMember, grades
 from understudy.statesync.pool.state import PoolState
 
-
-class CopyReport(NamedTuple):
-    """What a member says of its slots.
-
-    ``unsaved``: how many of their sessions etcd lacked at the most of late, and for how many ms (``unsaved_ms``). A
-    member of an earlier release only says how many it lacks now. ``one_site_seconds``: how long a slot has been on one
-    site.
-    """
-
-    unsaved: int
-    one_site_seconds: float = 0.0
-    unsaved_ms: int = 0
-
-
-async def read_reports(state: PoolState, tls: TlsOptions | None) -> dict[str, CopyReport | None]:
-    """What each member reports; None for a member that does not answer."""
-    addresses = {name: at.record.peer for name, at in sorted(state.members.items())}
-    async with peer_apis(addresses, tls, state.keys.pool) as members:
-
-        async def ask(member: str) -> CopyReport | None:
-            try:
-                return report_of((await members.get(member, STATUS_PATH))["replication"])
-            except (MemberError, KeyError, TypeError, ValueError, AttributeError):
-                return None
-
-        return dict(zip(addresses, await asyncio.gather(*map(ask, addresses)), strict=True))
-
-
-def report_of(replication: Mapping[str, Any]) -> CopyReport:
-    """What a member's status says under ``replication``. Raises ``KeyError``, ``TypeError`` or ``ValueError``."""
-    one_site = replication.get("one_site", {})  # 0.1.0 says neither this nor the most
-    unsaved = replication.get("unsaved_sessions_most", replication["unsaved_sessions"])
-    unsaved_ms = replication.get("unsaved_ms_most", 0)
-    return CopyReport(int(unsaved), float(one_site.get("seconds", 0.0)), int(unsaved_ms))
+STANDS_BY = "standing by"
 
 
 def sites_view(
@@ -70,21 +36,27 @@ def sites_view(
     reports: Mapping[str, CopyReport | None] | None = None,
     shares: Mapping[str, View] | None = None,
     controls: Mapping[str, Any] | None = None,
+    last_known: View | None = None,
 ) -> View:
     """The output of ``site status``.
 
     ``now`` is wall time in seconds, ``reports`` are those of :func:`read_reports`, ``shares`` that of
     :func:`understudy.deploy.inspect.fronts.read_share_at_home`, and ``controls`` what each control server answers at
-    ``/v1/status``.
+    ``/v1/status``. ``last_known`` is the source and the age of the records, when etcd does not answer: control servers
+    do not know sync sets, so then nothing is said about copies, but for what members report.
     """
     copies, total = copies_by_slot(state), slots_of(state)
     said = reports or {}
     rows = site_rows(state, copies, now, said)
+    if last_known is not None:
+        rows = [{**row, "copies": None, "if_lost": None} for row in rows]
+    seconds = max((one.one_site_seconds for one in said.values() if one), default=0.0)
     return {
         "pool": state.keys.pool,
         "revision": revision,
+        "last_known": last_known,
         "slots": total,
-        "on_two_sites": sum(len(there) > 1 for there in copies.values()),
+        "on_two_sites": None if last_known else sum(len(there) > 1 for there in copies.values()),
         "sites": rows,
         "switch": _switch_view(state, now),
         "practice": _practice_view(state),
@@ -96,7 +68,7 @@ def sites_view(
             *_cut_links(controls or {}, now),
             *_degraded_needs(state),
             *_overdue(state, now),
-            *_degraded_copies(state, now, max((one.one_site_seconds for one in said.values() if one), default=0.0)),
+            *(_reported_copies(said, now, seconds) if last_known else _degraded_copies(state, now, seconds)),
             *_degraded_etcd(etcd),
         ],
     }
@@ -116,12 +88,9 @@ def site_grades(state: PoolState) -> dict[str, Grade]:
     spec = state.spec.record if state.spec else None
     if spec is None or not spec.sites:
         return {}
-    lost = state.table.record.lost if state.table else {}
     members = []
     for name, at in state.members.items():
-        alive = name not in lost or lost[name].boot != at.record.boot
-        able = alive and at.record.state.may_hold_slots
-        members.append(SiteMember(name, at.record.site, at.record.weight, able))
+        members.append(SiteMember(name, at.record.site, at.record.weight, _state_of(state, name).may_hold_slots))
     return grades(spec, members, state.lacking())
 
 
@@ -174,11 +143,13 @@ def _site_view(
     reports: Mapping[str, CopyReport | None],
 ) -> View:
     members = sorted(name for name, at in state.members.items() if at.record.site == site)
-    able = [name for name in members if state.members[name].record.state.may_hold_slots]
+    states = {name: _state_of(state, name) for name in members}
+    able = [name for name in members if states[name].may_hold_slots]
     there = frozenset(members)
     active = [slot for slot, at in state.owners.items() if at.record.active in there]
     intent = state.sites[site].record if site in state.sites and state.sites[site].record.holds(now) else None
-    condition = "offline" if intent else "serving" if active else "standing by" if able else "lost"
+    dead = all(one in (MemberState.LOST, MemberState.DOWN) for one in states.values())
+    condition = "offline" if intent else "lost" if dead or not (active or able) else "serving" if active else STANDS_BY
     return {
         "site": site,
         "state": condition,
@@ -191,6 +162,13 @@ def _site_view(
         "copies": sum(site in having for having in copies.values()),
         "if_lost": _if_lost(state, site, active, copies, [reports.get(name) for name in members]),
     }
+
+
+def _state_of(state: PoolState, member: str) -> MemberState:
+    """The state of a member by its record, unless control servers found this process dead."""
+    record = state.members[member].record
+    lost = state.table.record.lost.get(member) if state.table else None
+    return MemberState.LOST if lost is not None and lost.boot == record.boot else record.state
 
 
 def _if_lost(
@@ -229,11 +207,14 @@ def _degraded_sites(state: PoolState, rows: Sequence[View]) -> Iterable[View]:
             what = offline_text(site, row["until"], command=False)
             yield _degraded(what, row["since"], f"understudy site online {site}")
         elif row["state"] == "lost":
-            yield _degraded(f"no member of {_named(site)} can serve", None, "start its members again")
+            reasons = [state.members[name].record.reason for name in row["members"]]
+            cut_off = any(reasons) and all(reason.startswith(NO_ETCD) for reason in reasons)
+            remedy = "bring etcd back" if cut_off else "start its members again"
+            yield _degraded(f"no member of {_named(site)} can serve", None, remedy)
         else:
             away = [name for name in row["members"] if name not in row["able"]]
             if away:
-                states = ", ".join(f"{name} {state.members[name].record.state}" for name in away)
+                states = ", ".join(f"{name} {_state_of(state, name)}" for name in away)
                 yield _degraded(f"{_named(site)} lacks members: {states}", None, "understudy status")
     if len({row["site"] for row in rows}) == 1:
         yield _degraded("all members are on one site", None, "start members with another --site")
@@ -300,6 +281,14 @@ def _degraded_copies(state: PoolState, now: float, seconds: float) -> Iterable[V
         )
 
 
+def _reported_copies(reports: Mapping[str, CopyReport | None], now: float, seconds: float) -> Iterable[View]:
+    """The same by the reports of members alone, when etcd does not say who has which copy."""
+    slots = sum(one.one_site for one in reports.values() if one)
+    if slots:
+        what = f"{slots} slots have current copies on one site only, as their members say"
+        yield _degraded(what, now - seconds if seconds else None, "wait for the copies: understudy status --sync")
+
+
 def _degraded_etcd(etcd: Sequence[EndpointStatus]) -> Iterable[View]:
     """Members of etcd that do not answer. Raft needs more than half of all for every write."""
     silent = [status.endpoint for status in etcd if not status.version]
@@ -307,10 +296,13 @@ def _degraded_etcd(etcd: Sequence[EndpointStatus]) -> Iterable[View]:
     if not silent:
         return
     needed = len(etcd) // 2 + 1
+    remedy = "start these members of etcd again"
+    if answering < needed:
+        remedy += "; if their site never returns: understudy site take-over SITE --data-dir DIR --dry-run"
     more = "writes have stopped" if answering < needed else "the next loss stops writes"
     if answering > needed:
         more = "writes go on"
-    yield _degraded(f"etcd does not answer at {', '.join(silent)}: {more}", None, "start these members of etcd again")
+    yield _degraded(f"etcd does not answer at {', '.join(silent)}: {more}", None, remedy)
 
 
 def _degraded(what: str, since: float | None, remedy: str) -> View:
@@ -323,22 +315,20 @@ def _named(site: str) -> str:
 
 def sites_table(view: View, now: float) -> RenderableType:
     """The table of ``site status``."""
-    heading = Text(
-        f"pool {view['pool']}: {view['on_two_sites']} of {view['slots']} slots have current copies on two sites or "
-        f"more; etcd revision {view['revision']}",
-        style="bold",
-    )
+    copies = f"{view['on_two_sites']} of {view['slots']} slots have current copies on two sites or more"
+    copies = "it is not known which slots have copies on two sites" if view["last_known"] else copies
+    heading = Text(f"pool {view['pool']}: {copies}; etcd revision {view['revision']}", style="bold")
     table = plain_table("site", "state", "members able", "weight", "active", "copies", "if it died now")
     for row in view["sites"]:
         until = f" until {utc_time(row['until'])}" if row["until"] else ""
         table.add_row(
             row["site"] or "(none)",
-            Text(row["state"] + until, style="green" if row["state"] in {"serving", "standing by"} else "red"),
+            Text(row["state"] + until, style="green" if row["state"] in {"serving", STANDS_BY} else "red"),
             f"{len(row['able'])} of {len(row['members'])}",
             str(row["weight"]),
             str(row["active"]),
-            str(row["copies"]),
-            loss_text(row["if_lost"]),
+            "?" if row["copies"] is None else str(row["copies"]),
+            loss_text(row["if_lost"]) if row["if_lost"] else "not known while etcd does not answer",
         )
     graded = [Text(f"grade of {_named(row['site'])}: {row['grade_why']}") for row in view["sites"] if row["grade_why"]]
     if view["switch"]:
@@ -350,7 +340,7 @@ def sites_table(view: View, now: float) -> RenderableType:
         Text(f"! {one['what']}{_so_far(one['since'], now)}: {one['remedy']}", style="yellow")
         for one in view["degraded"]
     ]
-    return Group(heading, table, *graded, *shares, *problems)
+    return Group(heading, *last_known_lines(view["last_known"]), table, *graded, *shares, *problems)
 
 
 def _switched(switch: Mapping[str, Any], now: float) -> str:

@@ -25,7 +25,7 @@ def status_table(view: View) -> RenderableType:
     """The table of ``status``."""
     parts: list[RenderableType] = [
         _headline(view),
-        *_last_known(view),
+        *last_known_lines(view["last_known"]),
         *_replication(view["replication"]),
         members_table(view["members"]),
     ]
@@ -242,9 +242,8 @@ def _headline(view: View) -> Text:
     return text
 
 
-def _last_known(view: View) -> list[RenderableType]:
+def last_known_lines(known: View | None) -> list[RenderableType]:
     """The lines about the last known state, when etcd does not answer: its source and its age."""
-    known = view["last_known"]
     if not known:
         return []
     if known["age_seconds"] is None:

@@ -29,7 +29,8 @@ from understudy.deploy.common.options import TlsOptions
 from understudy.deploy.inspect.member_views import View
 from understudy.deploy.inspect.members import MemberError, peer_apis
 from understudy.deploy.inspect.query import read_pool
-from understudy.deploy.inspect.sites import read_reports, sites_view
+from understudy.deploy.inspect.site_reports import read_reports
+from understudy.deploy.inspect.sites import sites_view
 from understudy.deploy.operate.lone_etcd import EtcdData, EtcdMember, answering
 from understudy.proxy.peers.peer_protocol import STATUS_PATH
 from understudy.statesync.audit.entry import Act, Actor

@@ -12,8 +12,9 @@ from tests.harness.waiting import free_port
 from understudy.deploy.common.console_style import Terminal
 from understudy.deploy.common.layout import ControlAddresses, FrontAddresses, Layout, MemberAddresses
 from understudy.deploy.inspect.controls import ask_controls
-from understudy.deploy.inspect.last_known import read_last_known, stopped_without_etcd
+from understudy.deploy.inspect.last_known import LastKnown, WithoutEtcd, read_last_known, stopped_without_etcd
 from understudy.deploy.inspect.member_views import MemberReport, heard_by, member_views
+from understudy.deploy.inspect.sites import sites_view
 from understudy.deploy.inspect.tables import status_table
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.keys import PoolKeys
@@ -250,3 +251,58 @@ def test_a_copied_pool_has_every_record():
     again.apply(InformerBatch(9, (), reset=True))
     assert {key for key, _, _ in state.stored()} >= {KEYS.spec, KEYS.leader, KEYS.table, KEYS.owner(3)}
     assert again.stored() == []
+
+
+@pytest.fixture
+def two_sites() -> PoolState:
+    """The pool with ``a`` on east and ``b`` on west, and no site offline."""
+    state = pool()
+    for name, site in (("a", "east"), ("b", "west")):
+        state.members[name] = At(replace(state.members[name].record, site=site), 4)
+    state.sites.clear()
+    return state
+
+
+def test_site_status_shows_the_last_known_sites_while_etcd_is_silent(understudy, two_sites):
+    own = own_view("a", MemberState.UP)
+    own["replication"] = {"unsaved_sessions": 0, "one_site": {"slots": 2, "seconds": 41.0}}
+    with answering({"/peer/v1/status": own}) as (member, _):
+        for name, peer in (("a", member.removeprefix("http://")), ("b", f"127.0.0.1:{free_port()}")):
+            two_sites.members[name] = At(replace(two_sites.members[name].record, peer=peer), 4)
+        with answering(answers(two_sites) | {"/v1/status": {"control": "control-1", "heartbeats": []}}) as (url, _):
+            control = url.removeprefix("http://")
+            where = ("--etcd", f"127.0.0.1:{free_port()}", "--pool", "cart", "--control-http", control)
+            shown = understudy("site", "status", *where, "-o", "json")
+            drawn = understudy("site", "status", *where).output
+    assert shown.exit_code == 3, shown.stderr
+    view = json.loads(shown.output)
+    assert (view["last_known"]["source"], view["last_known"]["age_seconds"]) == ("control-1", 41.0)
+    east, west = view["sites"]
+    assert [(row["state"], row["copies"], row["if_lost"]) for row in (east, west)] == [
+        ("serving", None, None),
+        ("lost", None, None),
+    ]
+    problems = "\n".join(f"{one['what']}: {one['remedy']}" for one in view["degraded"])
+    assert "no member of site west can serve: start its members again" in problems
+    assert "2 slots have current copies on one site only, as their members say" in problems
+    assert "writes have stopped: start these members of etcd again; if their site never returns: understudy" in problems
+    assert "! this is the last known state: control-1 read the pool's records from etcd 41 s ago" in drawn
+    assert "not known while etcd does not answer" in drawn
+
+
+def test_site_status_fails_if_nobody_knows_the_sites(understudy):
+    gone = f"127.0.0.1:{free_port()}"
+    shown = understudy("site", "status", "--etcd", gone, "--pool", "cart", "--control-http", gone)
+    assert (shown.exit_code, "no control server has the last known state either" in shown.stderr) == (2, True)
+
+
+def test_members_that_cannot_reach_etcd_do_not_need_a_restart(two_sites):
+    heard = {
+        (name, f"{name}1"): MemberReport(name, f"{name}1", MemberState.DOWN, f"{NO_ETCD}no answer", name, 0.0)
+        for name in ("a", "b")
+    }
+    found = WithoutEtcd(LastKnown("control-1", two_sites, 9, 41.0), heard, {}, {}, {}, (), {})
+    view = sites_view(found.as_reported(), revision=9, now=100.0, last_known={"unasked": []})
+    assert [(one["what"], one["remedy"]) for one in view["degraded"]] == [
+        (f"no member of site {site} can serve", "bring etcd back") for site in ("east", "west")
+    ]

@@ -8,7 +8,8 @@ import pytest
 
 from understudy.deploy.common.console_style import Terminal
 from understudy.deploy.inspect.fronts import share_at_home
-from understudy.deploy.inspect.sites import CopyReport, report_of, sites_table, sites_view
+from understudy.deploy.inspect.site_reports import CopyReport, report_of
+from understudy.deploy.inspect.sites import sites_table, sites_view
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.records import Intent, Lost, Member, MemberState, Owner, Process, SyncRecord, Table
