@@ -18,8 +18,8 @@ from understudy.deploy.console.plans import last_plan
 from understudy.deploy.console.problems import Problem, problems_of
 from understudy.deploy.inspect.envoys import View
 from understudy.deploy.inspect.member_views import MemberReport, slots_of
-from understudy.deploy.inspect.site_reports import CopyReport
-from understudy.deploy.inspect.sites import loss_text, site_rows
+from understudy.deploy.inspect.site_reports import reports_in
+from understudy.deploy.inspect.sites import lag_text, loss_text, site_rows
 from understudy.deploy.inspect.versions import sessions_text
 from understudy.deploy.inspect.views import failovers_view, status_view, table_view
 from understudy.deploy.inspect.warnings import recorded_warnings
@@ -35,6 +35,7 @@ FAILOVERS_KEPT = 200
 """The number of newest failovers in a frame."""
 PROBLEMS_SHOWN = 50
 NO_GRADE = "none"
+NO_LAG = "no write of late"
 WELL_STATES = frozenset({"UP", "READY"})
 BEATING_STATES = frozenset(MemberState) - {MemberState.LOST}
 
@@ -200,9 +201,7 @@ def _sites(state: PoolState, members: Objects, now: float, load: Sequence[View])
     """The sites of members, and those that an operator took offline. ``load``: what members report."""
     offline, total = state.offline(now), slots_of(state)
     well = Counter(row["site"] for row in members.values() if row["well"])
-    told = {row["member"]: row["unsaved"] for row in load if row.get("unsaved")}
-    unsaved = {name: CopyReport(sessions, unsaved_ms=ms) for name, (sessions, ms, *_) in told.items()}
-    rows = {row["site"]: row for row in site_rows(state, copies_by_slot(state), now, unsaved) if row["site"]}
+    rows = {row["site"]: row for row in site_rows(state, copies_by_slot(state), now, reports_in(load)) if row["site"]}
     shown = [site for site, row in rows.items() if row["members"] or site in offline]
     return {
         site: {
@@ -218,6 +217,7 @@ def _sites(state: PoolState, members: Objects, now: float, load: Sequence[View])
             "grade": rows[site]["grade"],
             "grade_why": rows[site]["grade_why"] or NO_GRADE,
             "if_lost": loss_text(rows[site]["if_lost"]),
+            "lag": "; ".join(lag_text(other, lag) for other, lag in rows[site]["lag"].items()) or NO_LAG,
         }
         for site in sorted(shown, key=natural)
     }

@@ -1,10 +1,12 @@
 """What members report of their slots' copies, for ``site status``. Read only."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from understudy.deploy.common.options import TlsOptions
+from understudy.deploy.inspect.member_views import View
 from understudy.deploy.inspect.members import MemberError, peer_apis
 from understudy.proxy.peers.peer_protocol import STATUS_PATH
 from understudy.statesync.pool.state import PoolState
@@ -13,15 +15,18 @@ from understudy.statesync.pool.state import PoolState
 class CopyReport(NamedTuple):
     """What a member says of its slots.
 
-    ``unsaved``: how many of their sessions etcd lacked at the most of late, and for how many ms (``unsaved_ms``). A
-    member of an earlier release only says how many it lacks now. ``one_site``: how many slots are on one site only, and
-    ``one_site_seconds`` since when the first of them is.
+    ``unsaved``: how many of their sessions etcd lacked at the most of late, for how many ms (``unsaved_ms``), and how
+    many writes (None: not told). A member of an earlier release only says how many sessions it lacks now.
+    ``one_site``: how many slots are on one site only, and ``one_site_seconds`` for how long the first of them is.
+    ``copy_lag``: for each other site, how many ms and writes its copies were behind at the most of late.
     """
 
     unsaved: int
     one_site_seconds: float = 0.0
     unsaved_ms: int = 0
     one_site: int = 0
+    writes: int | None = None
+    copy_lag: Mapping[str, tuple[int, int]] = MappingProxyType({})
 
 
 async def read_reports(state: PoolState, tls: TlsOptions | None) -> dict[str, CopyReport | None]:
@@ -43,6 +48,37 @@ def report_of(replication: Mapping[str, Any]) -> CopyReport:
     one_site = replication.get("one_site", {})  # 0.1.0 says neither this nor the most
     unsaved = replication.get("unsaved_sessions_most", replication["unsaved_sessions"])
     unsaved_ms = replication.get("unsaved_ms_most", 0)
+    writes = replication.get("unsaved_writes_most")
     return CopyReport(
-        int(unsaved), float(one_site.get("seconds", 0.0)), int(unsaved_ms), one_site=int(one_site.get("slots", 0))
+        int(unsaved),
+        float(one_site.get("seconds", 0.0)),
+        int(unsaved_ms),
+        int(one_site.get("slots", 0)),
+        None if writes is None else int(writes),
+        {site: (int(lag["ms"]), int(lag["writes"])) for site, lag in replication.get("copy_lag", {}).items()},
     )
+
+
+def reports_in(load: Iterable[View]) -> dict[str, CopyReport]:
+    """The same as far as members say it with their heartbeats: from rows of ``/v1/load``."""
+    return {row["member"]: _in_heartbeat(row) for row in load if row.get("unsaved")}
+
+
+def _in_heartbeat(row: View) -> CopyReport:
+    sessions, ms, *more = row["unsaved"]
+    return CopyReport(
+        sessions,
+        row.get("one_site_seconds", 0.0),
+        ms,
+        writes=more[0] if more else None,
+        copy_lag={site: (lag[0], lag[1]) for site, lag in (row.get("copy_lag") or {}).items()},
+    )
+
+
+def lag_from(reports: Iterable[CopyReport | None]) -> dict[str, View]:
+    """How far the copies on each other site were behind at the most of late, by what the members of one site say."""
+    found: dict[str, View] = {}
+    for site, (ms, writes) in (one for report in reports if report for one in report.copy_lag.items()):
+        known = found.setdefault(site, {"ms": ms, "writes": writes})
+        found[site] = {"ms": max(known["ms"], ms), "writes": max(known["writes"], writes)}
+    return dict(sorted(found.items()))

@@ -5,6 +5,7 @@ Pure.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import starmap
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from rich.text import Text
 from understudy.deploy.common.console_style import plain_table, utc_time
 from understudy.deploy.inspect.member_views import View, slots_of
 from understudy.deploy.inspect.offline_sites import offline_text
-from understudy.deploy.inspect.site_reports import CopyReport
+from understudy.deploy.inspect.site_reports import CopyReport, lag_from
 from understudy.deploy.inspect.tables import last_known_lines
 from understudy.deploy.inspect.views import ranges
 from understudy.statesync.etcd.client import EndpointStatus
@@ -161,6 +162,7 @@ def _site_view(
         "active": len(active),
         "copies": sum(site in having for having in copies.values()),
         "if_lost": _if_lost(state, site, active, copies, [reports.get(name) for name in members]),
+        "lag": lag_from(reports.get(name) for name in members),
     }
 
 
@@ -182,20 +184,23 @@ def _if_lost(
 
     ``from_memory``: another site has a copy, so no acknowledged write of any class is lost. ``from_etcd``: no other
     site has one, and etcd has every acknowledged write. ``lossy``: no other site has one, and ``replicas`` writes of
-    the last ``bound_ms`` may be in memory only; ``sessions`` is how many at the most, None if a member did not say.
+    the last ``bound_ms`` may be in memory only: so many ``writes`` to so many ``sessions`` at the most, None if a
+    member did not say.
     ``reports`` are those of its members. They tell of the last 10 s, so if the load grows, more may be lost.
     """
     others = bool({at.record.site for at in state.members.values() if at.record.state.may_hold_slots} - {site})
     alone = [slot for slot in active if not copies.get(slot, frozenset()) - {site}]
     lossy = [slot for slot in alone if agreed_set(state.owners[slot].record, state.sync_sets.get(slot)).memory]
     known = [one for one in reports if one is not None]
+    everyone, lacked = len(known) == len(reports), [one.writes for one in known if one.writes is not None]
     bounds = [state.spec.record.replication.checkpoint_ms if state.spec else 0, *(one.unsaved_ms for one in known)]
     return {
         "survivors": others,
         "from_memory": len(active) - len(alone),
         "from_etcd": len(alone) - len(lossy),
         "lossy": len(lossy),
-        "sessions": (sum(one.unsaved for one in known) if len(known) == len(reports) else None) if lossy else 0,
+        "sessions": (sum(one.unsaved for one in known) if everyone else None) if lossy else 0,
+        "writes": (sum(lacked) if len(lacked) == len(reports) else None) if lossy else 0,
         "bound_ms": max(bounds) if lossy else 0,
     }
 
@@ -335,12 +340,17 @@ def sites_table(view: View, now: float) -> RenderableType:
         graded.append(Text(_switched(view["switch"], now)))
     if view["practice"]:
         graded.append(Text(_practised(view["practice"])))
+    lags = [
+        Text(f"behind site {row['site']} in the last 10 s: {', '.join(starmap(lag_text, lag.items()))}")
+        for row in view["sites"]
+        if (lag := row["lag"])
+    ]
     shares = [Text(_share(site, said)) for site, said in view["front_requests"].items()]
     problems = [
         Text(f"! {one['what']}{_so_far(one['since'], now)}: {one['remedy']}", style="yellow")
         for one in view["degraded"]
     ]
-    return Group(heading, *last_known_lines(view["last_known"]), table, *graded, *shares, *problems)
+    return Group(heading, *last_known_lines(view["last_known"]), table, *lags, *graded, *shares, *problems)
 
 
 def _switched(switch: Mapping[str, Any], now: float) -> str:
@@ -385,6 +395,15 @@ def _so_far(since: float | None, now: float) -> str:
     return f",{_age(since, now)} so far" if since else ""
 
 
+def lag_text(site: str, lag: Mapping[str, Any]) -> str:
+    """How far the copies on a site were behind the site that is described."""
+    return f"{site} at most {lag['ms']} ms, {lag['writes']} writes"
+
+
+def _most(count: int | None) -> str:
+    return "an unknown number of" if count is None else f"at most {count}"
+
+
 def loss_text(loss: Mapping[str, Any]) -> str:
     """What the loss of a site would mean, by its ``if_lost``."""
     if not loss["survivors"]:
@@ -395,8 +414,8 @@ def loss_text(loss: Mapping[str, Any]) -> str:
     if loss["from_etcd"]:
         parts.append(f"{loss['from_etcd']} slots are read from etcd")
     if loss["lossy"]:
-        most = "an unknown number of" if loss["sessions"] is None else f"at most {loss['sessions']}"
-        bound = f"replicas writes of the last {loss['bound_ms']} ms, of {most} sessions by the last 10 s"
+        sessions, writes = _most(loss["sessions"]), _most(loss["writes"])
+        bound = f"{writes} replicas writes of the last {loss['bound_ms']} ms, to {sessions} sessions, by the last 10 s"
         parts.append(f"{loss['lossy']} slots may lose {bound}; no sync write is lost")
     elif parts:
         parts.append("no acknowledged write is lost")

@@ -17,6 +17,7 @@ import aiohttp
 from understudy.proxy.events.rejoins import Rejoins
 from understudy.proxy.peers.peer_protocol import REPLICATION_PATH
 from understudy.proxy.replication import wire
+from understudy.proxy.replication.copy_lag import CopyLag
 from understudy.proxy.replication.wire import ConnectionEnded
 from understudy.statesync.process.ticks import tick
 from understudy.statesync.replication.messages import (
@@ -113,6 +114,7 @@ class CopyConnection:
 
     Attributes:
         connected: whether there is a connection.
+        lag: how far the copies there are behind.
         refused: whether the last attempt to connect was refused: the host lives, and nobody listens there.
         unsupported: whether the other side answered the last attempt, and does not know replication: an older release.
         heard_at: when the last frame of the other side came (monotonic). It answers within a quarter of a second
@@ -148,6 +150,7 @@ class CopyConnection:
         self._wake = asyncio.Event()
         self._ticks = self._quiet_ticks = 0
         self._idle = False
+        self.lag = CopyLag()
         self.connected = self.refused = self.unsupported = False
         self.heard_at = self.told_at = -math.inf
         self.asking: Callable[[], bool] = lambda: False
@@ -168,6 +171,7 @@ class CopyConnection:
         """A stream does not go over this connection any more. If it comes back, the copy is asked anew what it has."""
         self._asked.pop(slot, None)
         self._unsent.pop(slot, None)
+        self.lag.forget(slot)
         self._rejoins.left(self._to, slot)
 
     async def run(self, http: aiohttp.ClientSession, url: str, tls: ssl.SSLContext | bool = True) -> None:
@@ -253,6 +257,7 @@ class CopyConnection:
         self._question_sent = None
         self._unsent.clear()
         self._asked.clear()
+        self.lag.forget()
         self._rejoins.lost(self._to)
         for stream in self._streams.values():
             stream.gone(self._to)
@@ -301,7 +306,9 @@ class CopyConnection:
             self._asked[slot] = stream.epoch
             return stream.lead()
         message = stream.outgoing(self._to)
-        if isinstance(message, Part):
+        if isinstance(message, Writes) and message.writes:
+            self.lag.sent(message, time.monotonic())
+        elif isinstance(message, Part):
             self._unsent[slot] = _Unsent(deque(self._source.keys(slot)), deque(self._source.outcomes(slot)))
         elif message is None and slot in self._unsent:
             message = self._part(stream, self._unsent[slot])
@@ -356,7 +363,10 @@ class CopyConnection:
         """Take in what a copy says of a stream; whether it has confirmed something."""
         if isinstance(message, Have):
             stream.has(self._to, message.version)
+            if self.lag.follows:
+                self.lag.confirmed(message.slot, message.version, time.monotonic())
             return True
+        self.lag.forget(message.slot)
         self._asked.pop(message.slot, None)
         match message:
             case At():

@@ -12,6 +12,7 @@ from understudy.proxy.events.rejoins import Rejoins
 from understudy.proxy.member.pool_view import Peer, PoolView
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.replication.copy_connection import CopyConnection, SessionSource
+from understudy.proxy.replication.copy_lag import Lag
 from understudy.proxy.replication.copy_pacing import CopyPacing
 from understudy.statesync.process.ticks import tick
 from understudy.statesync.replication.slot_stream import SlotStream
@@ -105,6 +106,17 @@ class CopyConnections:
         """When the last question was sent that the process has answered; see :class:`CopyConnection`."""
         one = self._connected.get(process)
         return one.connection.told_at if one is not None else -math.inf
+
+    def site_lag(self, now: float) -> dict[str, Lag]:
+        """How far the copies on each other site were behind at the most of late; without sites where no write was."""
+        members, found = self._pool.state.members, dict[str, Lag]()
+        here = members[self._me.member].record.site if self._me.member in members else ""
+        for process, one in self._connected.items():
+            at, lag = members.get(process.member), one.connection.lag.most(now)
+            if at is not None and at.record.site not in ("", here) and lag.writes:
+                known = found.get(at.record.site, lag)
+                found[at.record.site] = Lag(max(known.ms, lag.ms), max(known.writes, lag.writes))
+        return found
 
     def state(self, silent_before: float) -> object:
         """Which processes are connected, have refused or are silent; compared to see whether something changed."""

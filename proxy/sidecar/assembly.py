@@ -130,6 +130,7 @@ def assemble(
     pool_watch = PoolWatch(etcd, settings.pool, partial(has_no_pool, base))
     status = MemberStatus(partial(facts_of, base, faults, spec_checks, pool_watch))
     name = NameHolder(pool, etcd, probe)
+    site_watch = SiteWatch(pool, owned, replication.connections.site_lag)
     sidecar = Sidecar(
         pool=pool,
         copies=copies,
@@ -143,6 +144,7 @@ def assemble(
             base.loop_lag,
             ProcessUsage(settings.app_cgroup),
             replication.active.exposure,
+            site_watch,
         ),
         recorder=recorder,
         client=client,
@@ -170,7 +172,7 @@ def assemble(
         ),
         name=name,
         take_over=TakeOverWatch(pool, etcd, client),
-        site_watch=SiteWatch(pool, owned),
+        site_watch=site_watch,
         registration=registration_of(base, status, name, resources),
     )
     _meter(metrics, sidecar, telemetry)

@@ -15,6 +15,7 @@ from understudy.proxy.health.loop_lag import LoopLag
 from understudy.proxy.health.process_usage import ProcessUsage
 from understudy.proxy.ownership.exposure import Exposure
 from understudy.proxy.ownership.owned_slots import OwnedSlots
+from understudy.proxy.sidecar.site_watch import SiteWatch
 from understudy.statesync.heartbeat.load_report import LOAD_INTERVAL, LoadReport, SlotLoad, SlotRates, Smoothed
 from understudy.statesync.sessions.replica import Replica
 
@@ -32,6 +33,7 @@ class LoadMeter:
         loop_lag: how late the event loop is.
         usage: the CPU and the memory that is used.
         exposure: what etcd lacks.
+        sites: what other sites lack.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class LoadMeter:
         loop_lag: LoopLag,
         usage: ProcessUsage,
         exposure: Exposure,
+        sites: SiteWatch,
     ) -> None:
         self._calls = calls
         self._owned = owned
@@ -49,6 +52,7 @@ class LoadMeter:
         self._loop_lag = loop_lag
         self._usage = usage
         self._exposure = exposure
+        self._sites = sites
         self._rates = SlotRates()
         self._cpu, self._lag = Smoothed(), Smoothed()
         self._mean: dict[int, float] = {}
@@ -86,6 +90,8 @@ class LoadMeter:
             slots=[self._slot(slot, known[slot]) for slot in active if slot in known],
             versions=self._replica.apps(active),
             unsaved=self._exposure.most(now),
+            copy_lag=self._sites.copy_lag(now),
+            one_site_seconds=round(self._sites.exposure.oldest(now), 1),
         )
 
     def _slot(self, slot: int, calls: float) -> SlotLoad:

@@ -1,10 +1,12 @@
-"""Watches which slots that this member is active for have current copies on one site only, and since when."""
+"""Watches what other sites lack of the slots that this member is active for: current copies, since when, and writes."""
 
 import asyncio
 import time
+from collections.abc import Callable, Mapping
 
 from understudy.proxy.member.pool_view import PoolView
 from understudy.proxy.ownership.owned_slots import OwnedSlots
+from understudy.proxy.replication.copy_lag import Lag
 from understudy.statesync.pool.site_copies import SiteExposure, lagging_slots
 
 POLL_INTERVAL = 1.0
@@ -13,11 +15,12 @@ TOLERATED_SECONDS = 30.0
 
 
 class SiteWatch:
-    """Looks once a second; one per process."""
+    """Looks once a second; one per process. ``copy_lag``: how far the copies on other sites are behind."""
 
-    def __init__(self, pool: PoolView, owned: OwnedSlots) -> None:
+    def __init__(self, pool: PoolView, owned: OwnedSlots, copy_lag: Callable[[float], Mapping[str, Lag]]) -> None:
         self._pool = pool
         self._owned = owned
+        self.copy_lag = copy_lag
         self.exposure = SiteExposure()
 
     async def run(self) -> None:

@@ -79,7 +79,8 @@ def replication_view(sidecar: Sidecar) -> dict[str, object]:
     """The slots in which this process is active, and what etcd does not have of them yet.
 
     ``one_copy``: slots whose sync set is this process alone. ``one_site``: those with current copies on one site only.
-    ``unsaved_sessions`` is how many saves etcd lacks now; ``..._most`` what it lacked at the most of late.
+    ``unsaved_sessions`` is how many saves etcd lacks now; ``..._most`` what it lacked at the most of late. ``copy_lag``
+    is how far the copies on other sites were behind at the most of late.
     """
     active, most = sidecar.active.slots, sidecar.active.exposure.most(time.monotonic())
     unsaved = sum(len(one.saves) for one in active)
@@ -90,6 +91,8 @@ def replication_view(sidecar: Sidecar) -> dict[str, object]:
         "unsaved_sessions": unsaved,
         "unsaved_sessions_most": max(unsaved, most.sessions),
         "unsaved_ms_most": most.ms,
+        "unsaved_writes_most": max(sum(one.saves.writes for one in active), most.writes),
         "unsaved_bytes": sum(one.saves.bytes for one in active),
         "one_site": sidecar.site_watch.view(),
+        "copy_lag": {site: lag._asdict() for site, lag in sidecar.site_watch.copy_lag(time.monotonic()).items()},
     }

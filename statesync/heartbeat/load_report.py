@@ -17,6 +17,7 @@ LOAD_INTERVAL = 5.0
 SMOOTHED_OVER = 60.0
 """Seconds after which a count weighs 1/e of a new one: a burst of some seconds moves no slot."""
 VERSIONS_MOST = 1000
+SITES_MOST = 1000
 KNOWN_AFTER = 9.0
 """Seconds for which a slot must be measured before its rate is reported: two intervals, one of them whole."""
 
@@ -39,7 +40,9 @@ class LoadReport(Record):
     known). ``lag`` is how late the event loop is, in seconds: the worst of an interval, smoothed. ``slots``: each slot
     that the member is active for and has measured for :data:`KNOWN_AFTER`. ``versions``: how many sessions of the slots
     that it is active for each version of the application wrote last ('' for sessions of which that is not known).
-    ``unsaved``: how many sessions etcd lacked at the most of late, and for how many ms; earlier releases do not say.
+    Earlier releases do not say the rest. ``unsaved``: how many sessions etcd lacked at the most of late, for how many
+    ms, and how many writes. ``copy_lag``: for each other site, how many ms and writes its copies of these slots were
+    behind at the most of late. ``one_site_seconds``: for how long a slot has had current copies on one site only.
     """
 
     cpu: float = 0.0
@@ -51,13 +54,17 @@ class LoadReport(Record):
     slots: Sequence[SlotLoad] = ()
     versions: Mapping[str, int] | None = None
     unsaved: Sequence[int] | None = None
+    copy_lag: Mapping[str, Sequence[int]] | None = None
+    one_site_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "slots", _slots(self.slots))
         if self.versions is not None and not _are_versions(self.versions):
             raise TypeError(f"LoadReport: versions are up to {VERSIONS_MOST} counts by their names")
         if self.unsaved is not None and not _are_unsaved(self.unsaved):
-            raise TypeError("LoadReport: unsaved has a number of sessions, and one of ms")
+            raise TypeError("LoadReport: unsaved has a number of sessions, one of ms, and one of writes")
+        if self.copy_lag is not None and not _is_copy_lag(self.copy_lag):
+            raise TypeError(f"LoadReport: copy_lag has ms and writes of up to {SITES_MOST} sites by their names")
 
 
 def _are_versions(raw: object) -> bool:
@@ -67,7 +74,13 @@ def _are_versions(raw: object) -> bool:
 
 
 def _are_unsaved(raw: object) -> bool:
-    return isinstance(raw, list | tuple) and len(raw) >= 2 and all(map(_is_count, raw[:2]))
+    return isinstance(raw, list | tuple) and len(raw) >= 2 and all(map(_is_count, raw[:3]))
+
+
+def _is_copy_lag(raw: object) -> bool:
+    if not isinstance(raw, Mapping) or len(raw) > SITES_MOST:
+        return False
+    return all(isinstance(one, list | tuple) and len(one) >= 2 and all(map(_is_count, one[:2])) for one in raw.values())
 
 
 def _is_count(raw: object) -> bool:

@@ -20,9 +20,9 @@ OUTCOMES_MOST = 1000
 class Save:
     """A put of a session, or its removal if ``value`` is None; without a ``key`` only outcomes are kept.
 
-    It covers the session's versions from ``first`` to ``last``. ``sent``: a transaction with it is under way. ``name``
-    is the session's key, the version of a write without one, or below zero for outcomes that go apart from their
-    session.
+    It covers the session's versions from ``first`` to ``last``, which are so many ``writes``. ``sent``: a transaction
+    with it is under way. ``name`` is the session's key, the version of a write without one, or below zero for outcomes
+    that go apart from their session.
     """
 
     name: str | int
@@ -32,11 +32,13 @@ class Save:
     last: int
     outcomes: list[bytes] = field(default_factory=list)
     sent: bool = False
+    writes: int = 0
 
 
 class Saves:
     """The saves of one slot that are due, and those under way. ``bytes``: the size of all of them.
 
+    ``writes`` is how many writes etcd lacks at the most: of a session that is saved in part it counts all.
     ``kept_back`` are the sessions that must not be saved yet.
     """
 
@@ -45,7 +47,7 @@ class Saves:
         self._sent: list[Save] = []
         self._kept_back: frozenset[str | int] = frozenset(kept_back)
         self._apart = 0
-        self.bytes = 0
+        self.bytes = self.writes = 0
 
     def __len__(self) -> int:
         return len(self._due) + len(self._sent)
@@ -83,6 +85,8 @@ class Saves:
             self.bytes -= len(save.value or b"")
             save.value, save.last = write.value, version
         self.bytes += len(write.value or b"")
+        self.writes += 1
+        save.writes += 1
         if write.outcome:
             if len(save.outcomes) >= OUTCOMES_MOST:
                 self._put_apart(save, save.outcomes)
@@ -104,6 +108,7 @@ class Saves:
             if save.last <= version:
                 del self._due[save.name]
                 self.bytes -= len(save.value or b"")
+                self.writes -= save.writes
             else:
                 save.first = max(save.first, version + 1)
 
@@ -121,6 +126,7 @@ class Saves:
         """A save has been committed."""
         self._sent.remove(save)
         self.bytes -= len(save.value or b"")
+        self.writes -= save.writes
 
     def failed(self, save: Save) -> None:
         """A save was not carried out: it is due again, unless a newer version of its session is on its way."""
@@ -132,6 +138,7 @@ class Saves:
             return
         self.bytes -= len(save.value or b"")
         newer.first = min(newer.first, save.first)
+        newer.writes += save.writes
         if newer.sent or len(newer.outcomes) + len(save.outcomes) > OUTCOMES_MOST:
             self._put_apart(save, save.outcomes)
         else:

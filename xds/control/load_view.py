@@ -40,5 +40,7 @@ def member_load_view(name: str, one: MemberLoad) -> dict[str, Any]:
         "application": report.app,
         "versions": report.versions,
         "unsaved": report.unsaved,
+        "copy_lag": report.copy_lag,
+        "one_site_seconds": report.one_site_seconds,
         "age_seconds": round(one.age, 1),
     }

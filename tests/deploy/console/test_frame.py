@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.deploy.console.pools import NOW, TRACE, a_pool, drained, failed_over, offline
 from understudy.deploy.console.changes import changes
-from understudy.deploy.console.frame import Surroundings, frame_of
+from understudy.deploy.console.frame import NO_LAG, Surroundings, frame_of
 from understudy.deploy.console.marks import letters, marks_of
 from understudy.deploy.inspect.sites import sites_view
 from understudy.deploy.inspect.views import status_view, table_view
@@ -137,7 +137,12 @@ def test_a_site_is_shown_as_site_status_shows_it():
 
 
 @pytest.mark.parametrize(
-    ("unsaved", "told"), [([7, 1120], "of the last 1120 ms, of at most 7 sessions"), (None, "an unknown number of")]
+    ("unsaved", "told"),
+    [
+        ([7, 1120, 9], "at most 9 replicas writes of the last 1120 ms, to at most 7 sessions"),
+        ([7, 1120], "an unknown number of replicas writes of the last 1120 ms, to at most 7 sessions"),
+        (None, "an unknown number of replicas writes of the last 1000 ms, to an unknown number of sessions"),
+    ],
 )
 def test_a_site_says_by_the_reports_of_members_what_its_loss_may_cost(unsaved, told):
     state = a_pool()
@@ -145,10 +150,15 @@ def test_a_site_says_by_the_reports_of_members_what_its_loss_may_cost(unsaved, t
         process = Process(at.record.active, at.record.boot)
         state.sync_sets[slot] = At(SyncRecord(1, (process,), memory=True), 4)
     (member,) = (name for name, at in state.members.items() if at.record.site == "west")
-    load = [member_load_view(member, MemberLoad(LoadReport(unsaved=unsaved), 1.0, 0.0, 0, 0))]
+    report = LoadReport(unsaved=unsaved, copy_lag={"east": (12, 3)} if unsaved else None)
+    load = [member_load_view(member, MemberLoad(report, 1.0, 0.0, 0, 0))]
     shown = frame_of(state, 9, NOW, Surroundings(load=load)).objects["sites"]
     assert told in shown["west"]["if_lost"]
     assert "an unknown number of" in shown["east"]["if_lost"]
+    assert (shown["west"]["lag"], shown["east"]["lag"]) == (
+        "east at most 12 ms, 3 writes" if unsaved else NO_LAG,
+        NO_LAG,
+    )
 
 
 def test_a_drill_that_runs_elsewhere_is_shown_until_its_drain_ends():

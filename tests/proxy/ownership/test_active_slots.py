@@ -276,15 +276,15 @@ async def test_nothing_is_saved_before_the_checkpoint(hand: Hand, monkeypatch: p
 async def test_what_etcd_lacked_before_a_save_is_still_told_after_it(hand: Hand) -> None:
     committing(hand)
     await hand.begin(TWO)
-    for key in ("k", "l"):
+    for key in ("k", "l", "k"):
         hand.write(key)
     hand.confirm()
     hand.active.exposure.look(hand.active.unfinished, 0.5, now := time.monotonic() + 3)
     hand.active.save_now(SLOT)
     await until(lambda: hand.stream.saved == hand.stream.last, 20, "all is saved")
     hand.active.exposure.look(hand.active.unfinished, 0.0, now)
-    sessions, ms = hand.active.exposure.most(now)
-    assert (sessions, hand.active.exposure.bytes) == (2, 0)
+    sessions, ms, writes = hand.active.exposure.most(now)
+    assert (sessions, writes, hand.active.exposure.bytes) == (2, 3, 0)
     assert ms > 3500
 
 

@@ -1,8 +1,10 @@
 """To which processes an active sends its streams: the table, the sets and the members decide; real connections."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -13,6 +15,7 @@ from tests.proxy.members import recorder_of, view_of
 from tests.proxy.replication.members import CountingKeeper, Sessions, keeper_here
 from understudy.proxy.peers.peer_client import PeerClient
 from understudy.proxy.replication.copy_connections import CopyConnections
+from understudy.proxy.replication.copy_lag import Lag
 from understudy.proxy.replication.copy_pacing import CopyPacing
 from understudy.statesync.pool.records import Member, MemberState, Table
 from understudy.statesync.pool.state import At
@@ -22,7 +25,7 @@ from understudy.statesync.replication.slot_stream import SlotStream
 from understudy.statesync.replication.sync_set import Process, SyncSet
 
 POOL = "shop"
-A, B, C = Process("a", "a1"), Process("b", "b1"), Process("c", "c1")
+A, B, C, D = Process("a", "a1"), Process("b", "b1"), Process("c", "c1"), Process("d", "d1")
 NEW_B = Process("b", "b2")
 
 
@@ -77,6 +80,10 @@ class Fixture:
         """Wait until a process has confirmed a version."""
         await until(lambda: stream.progress.confirmed.get(process, 0) >= version, 20, f"{process.member} has the write")
 
+    def lag(self, process: Process) -> Lag:
+        """How far the copies of one process were behind."""
+        return self.connections._connected[process].connection.lag.most(time.monotonic())
+
     async def left(self, stream: SlotStream, process: Process) -> None:
         """Wait until a process is sent nothing more of a stream."""
         await until(lambda: not stream.follows(process), 20, f"{process.member} is sent nothing more")
@@ -110,6 +117,29 @@ async def test_the_processes_of_the_tables_order_get_every_write(active: Fixture
     await active.has(stream, B, version)
     await active.has(stream, C, version)
     assert set(active.progress) == {1}
+
+
+async def test_the_lag_of_a_site_is_that_of_its_slowest_copy_and_the_own_site_has_none(active: Fixture) -> None:
+    await active.serve(B, C, D)
+    active.order("a", "b", "c", "d")
+    members = active.pool.state.members
+    active.register(A, 1)
+    for process, site in ((A, "east"), (B, "west"), (C, "east"), (D, "west")):
+        at = members[process.member]
+        members[process.member] = At(replace(at.record, site=site), 1)
+    active.run()
+    stream = active.begin()
+    for _ in range(2):  # the first ones go with the copies of the slot
+        version = active.write(stream)
+        for process in (B, C, D):
+            await active.has(stream, process, version)
+    for process in (B, D):
+        await until(lambda: active.lag(process).writes > 0, 20, "a write was followed")  # noqa: B023 - waited for here
+    now = time.monotonic()
+    found = active.connections.site_lag(now)
+    lags = [active.lag(process) for process in (B, D)]
+    assert found == {"west": (max(lag.ms for lag in lags), max(lag.writes for lag in lags))}
+    assert 0 < found["west"].ms < 20_000
 
 
 async def test_streams_that_began_before_are_sent_when_the_connections_run(active: Fixture) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from understudy.proxy.health.process_usage import ProcessUsage, Usage, cpu_limit, cpu_used, memory_limit, own_cgroup
 from understudy.proxy.ownership.exposure import Exposure
+from understudy.proxy.replication.copy_lag import Lag
 from understudy.proxy.sidecar import load_meter
 from understudy.proxy.sidecar.load_meter import LoadMeter
 from understudy.statesync.sessions.session import Session
@@ -27,7 +28,10 @@ def a_meter(calls: list[int], slots: dict[int, int]) -> LoadMeter:
     usage.read.side_effect = lambda: Usage(next(seconds) * 2.5, 4.0, 1000, 8000)
     exposure = Exposure()
     exposure.look([], 0.0, 1000.0)
-    return LoadMeter(calls, owned, replica, lag, usage, exposure)
+    sites = MagicMock()
+    sites.copy_lag.side_effect = lambda _now: {"west": Lag(12, 3)}
+    sites.exposure.oldest.side_effect = lambda _now: 4.04
+    return LoadMeter(calls, owned, replica, lag, usage, exposure, sites)
 
 
 def test_a_member_reports_calls_sessions_bytes_cpu_and_lag_of_its_slots() -> None:
@@ -43,7 +47,8 @@ def test_a_member_reports_calls_sessions_bytes_cpu_and_lag_of_its_slots() -> Non
     assert report.slots[0].calls == pytest.approx(10)
     assert report.slots[1].calls == 0
     assert report.versions == {"v1": 2}
-    assert report.unsaved == (0, 0)
+    assert report.unsaved == (0, 0, 0)
+    assert (report.copy_lag, report.one_site_seconds) == ({"west": (12, 3)}, 4.0)
     assert report.lag == pytest.approx(0.02)
     assert (report.cpus, report.memory, report.memory_limit) == (4.0, 1000, 8000)
 

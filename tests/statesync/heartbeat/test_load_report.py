@@ -38,12 +38,21 @@ def test_counts_of_versions_that_are_none_are_refused(versions: object) -> None:
         LoadReport.of({"versions": versions})
 
 
-def test_what_etcd_lacks_is_a_number_of_sessions_and_one_of_ms() -> None:
-    assert LoadReport.of({"unsaved": [7, 1120, "new"]}).unsaved == [7, 1120, "new"]
+def test_what_etcd_lacks_is_a_number_of_sessions_of_ms_and_of_writes() -> None:
+    for unsaved in ([7, 1120], [7, 1120, 9], [7, 1120, 9, "new"]):
+        assert LoadReport.of({"unsaved": unsaved}).unsaved == unsaved
     assert LoadReport.of({}).unsaved is None
-    for unsaved in ([7], [-1, 2], ["7", 2], 7):
+    for bad in ([7], [-1, 2], ["7", 2], 7, [7, 2, "9"]):
         with pytest.raises(ValueError, match="unsaved has"):
-            LoadReport.of({"unsaved": unsaved})
+            LoadReport.of({"unsaved": bad})
+
+
+def test_the_lag_of_copies_is_ms_and_writes_by_site() -> None:
+    assert LoadReport.of({"copy_lag": {"west": [12, 3, "new"]}}).copy_lag == {"west": [12, 3, "new"]}
+    assert LoadReport.of({}).copy_lag is None
+    for bad in ([12, 3], {"west": 12}, {"west": [12]}, {"west": [-1, 3]}, {str(n): [1, 1] for n in range(1001)}):
+        with pytest.raises(ValueError, match="copy_lag has"):
+            LoadReport.of({"copy_lag": bad})
 
 
 def test_a_rate_begins_at_its_first_measure_and_follows_slowly() -> None:

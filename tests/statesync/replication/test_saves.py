@@ -145,8 +145,10 @@ class Etcd(RuleBasedStateMachine):
     def what_is_not_saved_is_counted(self) -> None:
         if not len(self.saves):
             assert self.saves.saved(self.held) == self.held
-            assert self.saves.bytes == 0
+            assert (self.saves.bytes, self.saves.writes) == (0, 0)
         assert self.saves.bytes >= 0
+        written = [(self.written[version].key, version) for version in range(1, self.held + 1)]
+        assert self.saves.writes >= sum(version > self.stored.get(key, 0) for key, version in written if key)
         assert self.saves.under_way == bool(self.under_way)
 
 
