@@ -28,6 +28,7 @@ from understudy.deploy.inspect.controls import ask_controls
 from understudy.deploy.inspect.envoys import read_envoys
 from understudy.deploy.inspect.fronts import read_fronts
 from understudy.deploy.inspect.member_views import heard_by
+from understudy.deploy.inspect.sites import cut_links
 from understudy.deploy.inspect.warnings import reported_warnings
 from understudy.deploy.mirror.records import Side
 from understudy.deploy.mirror.status import home_view
@@ -120,18 +121,20 @@ class PoolFeed:
         leader = controls.get(state.leader.record, "") if state.leader else ""
         asked = [leader] if leader and len(state.members) <= WARNED_MOST else []
         try:
-            envoys, fronts, series, statuses = await asyncio.gather(
+            envoys, fronts, series, statuses, etcd = await asyncio.gather(
                 read_envoys(controls, self.pool),
                 read_fronts(controls, self.pool),
                 ask_controls(controls.values(), "/v1/traffic", self.pool),
                 ask_controls(asked, "/v1/status", self.pool),
+                self.service.etcd.client.status(),
             )
             self.traffic = added(series)
             warnings = reported_warnings(statuses, fronts)
+            links = tuple(cut_links({one["control"]: one for one in statuses if isinstance(one, dict)}, time.time()))
         except (KeyError, TypeError, AttributeError) as error:  # a control server of another release
             logger.warning("pool %s: an answer about Envoys cannot be read: %r", self.pool, error)
             envoys, fronts = {"nodes": [], "silent": {"one of them": "its answer cannot be read"}}, []
-            warnings = []
+            warnings, links, etcd = [], (), ()
         controller = self.service.controller
         cluster, load = controller.state_builder.current(), controller.loads.current(self.service.now_ns())
         room = await asyncio.to_thread(headroom_of, cluster, load, self.pool)
@@ -143,6 +146,8 @@ class PoolFeed:
             envoys=envoys,
             fronts=fronts,
             warnings=tuple(warnings),
+            links=links,
+            etcd=etcd,
             per_second=recent_rate(self.traffic),
         )
 

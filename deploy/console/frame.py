@@ -19,10 +19,18 @@ from understudy.deploy.console.problems import Problem, problems_of
 from understudy.deploy.inspect.envoys import View
 from understudy.deploy.inspect.member_views import MemberReport, slots_of
 from understudy.deploy.inspect.site_reports import reports_in
-from understudy.deploy.inspect.sites import lag_text, loss_text, site_rows
+from understudy.deploy.inspect.sites import (
+    degraded_copies,
+    degraded_etcd,
+    degraded_sites,
+    lag_text,
+    loss_text,
+    site_rows,
+)
 from understudy.deploy.inspect.versions import sessions_text
 from understudy.deploy.inspect.views import failovers_view, status_view, table_view
 from understudy.deploy.inspect.warnings import recorded_warnings
+from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.heartbeat.adaptive_timeout import adaptive_timeout
 from understudy.statesync.heartbeat.heartbeat import BEAT_INTERVAL
 from understudy.statesync.pool.ownership import agreed_set
@@ -56,6 +64,8 @@ class Surroundings(msgspec.Struct, frozen=True):
         home: the home of a pool on two distant sites (``home.py``).
         drill: the newest drill that was started at this control server (``drill_runs.py``).
         load: what members report of their load (``understudy.deploy.inspect.load``).
+        links: links between sites that are cut, as the leading control server sees them.
+        etcd: the state of each endpoint of etcd; empty if it was not asked for yet.
         headroom: whether the pool can carry its load without one member, in a sentence; '' if it was not asked for yet.
     """
 
@@ -65,6 +75,8 @@ class Surroundings(msgspec.Struct, frozen=True):
     took_ms: Mapping[str, float] = msgspec.field(default_factory=dict)
     warnings: Sequence[str] = ()
     load: Sequence[View] = ()
+    links: Sequence[View] = ()
+    etcd: Sequence[EndpointStatus] = ()
     headroom: str = ""
     per_second: float | None = None
     waits_for: str = ""
@@ -108,7 +120,8 @@ def frame_of(state: PoolState, revision: int, now: float, around: Surroundings |
     marks = marks_of(_named(state, status, slots))
     members = _members(state, status["members"], marks, now)
     failovers = _failovers(state, around.took_ms)
-    problems = problems_of(state, status, now)
+    sites = site_rows(state, copies_by_slot(state), now, reports_in(around.load))
+    problems = problems_of(state, status, now, _degraded(state, sites, now, around))
     return Frame(
         state.keys.pool,
         revision,
@@ -123,7 +136,7 @@ def frame_of(state: PoolState, revision: int, now: float, around: Surroundings |
         },
         {
             "members": members,
-            "sites": _sites(state, members, now, around.load),
+            "sites": _sites(state, members, now, sites),
             "slots": {str(row["slot"]): _slot(state, row, marks) for row in slots},
             "failovers": failovers,
             "envoys": _envoys(around.envoys),
@@ -197,12 +210,22 @@ def _out_of_service(state: PoolState, row: View, offline: frozenset[str], now: f
     return "", 0.0
 
 
-def _sites(state: PoolState, members: Objects, now: float, load: Sequence[View]) -> Objects:
-    """The sites of members, and those that an operator took offline. ``load``: what members report."""
+def _degraded(state: PoolState, sites: Sequence[View], now: float, around: Surroundings) -> Iterable[View]:
+    """What is degraded of a pool with several sites, as ``site status`` says it; single members are problems anyway."""
+    if len(sites) < 2:
+        return
+    seconds = max((row.get("one_site_seconds") or 0.0 for row in around.load), default=0.0)
+    yield from degraded_sites(state, sites, now)
+    yield from around.links
+    yield from degraded_copies(state, now, seconds)
+    yield from degraded_etcd(around.etcd)
+
+
+def _sites(state: PoolState, members: Objects, now: float, sites: Sequence[View]) -> Objects:
+    """The sites of members and of the spec, and those that an operator took offline: the rows of ``site status``."""
     offline, total = state.offline(now), slots_of(state)
     well = Counter(row["site"] for row in members.values() if row["well"])
-    rows = {row["site"]: row for row in site_rows(state, copies_by_slot(state), now, reports_in(load)) if row["site"]}
-    shown = [site for site, row in rows.items() if row["members"] or site in offline]
+    rows = {row["site"]: row for row in sites if row["site"]}
     return {
         site: {
             "site": site,
@@ -212,14 +235,14 @@ def _sites(state: PoolState, members: Objects, now: float, load: Sequence[View])
             "copies": rows[site]["copies"],
             "slots": total,
             "offline": site in offline,
-            "state": "OFFLINE" if site in offline else "IN SERVICE",
+            "state": "OFFLINE" if site in offline else "LOST" if rows[site]["state"] == "lost" else "IN SERVICE",
             "until": rows[site]["until"] or 0.0,
             "grade": rows[site]["grade"],
             "grade_why": rows[site]["grade_why"] or NO_GRADE,
             "if_lost": loss_text(rows[site]["if_lost"]),
             "lag": "; ".join(lag_text(other, lag) for other, lag in rows[site]["lag"].items()) or NO_LAG,
         }
-        for site in sorted(shown, key=natural)
+        for site in sorted(rows, key=natural)
     }
 
 

@@ -17,24 +17,35 @@ _WORDS = {NOTICE: "notice", WARNING: "warning", ALERT: "alert"}
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One problem: how bad, what, and the command that ends it or says more."""
+    """One problem: how bad, what, the command that ends it or says more, and since when (0: not known)."""
 
     level: int
     text: str
     command: str
+    since: float = 0.0
 
     def view(self) -> dict[str, Any]:
         """The problem as JSON data; ``key`` tells it from the others."""
-        return {"key": self.text, "level": _WORDS[self.level], "text": self.text, "command": self.command}
+        return {
+            "key": self.text,
+            "level": _WORDS[self.level],
+            "text": self.text,
+            "command": self.command,
+            "since": self.since,
+        }
 
 
-def problems_of(state: PoolState, status: View, now: float) -> list[Problem]:
-    """The problems of a pool, the worst first. ``status`` is its ``status`` view, ``now`` wall time in seconds."""
+def problems_of(state: PoolState, status: View, now: float, degraded: Iterable[View] = ()) -> list[Problem]:
+    """The problems of a pool, the worst first. ``status`` is its ``status`` view, ``now`` wall time in seconds.
+
+    ``degraded`` is what of its sites is degraded, as ``site status`` says it.
+    """
     pool = f"--pool {state.keys.pool}"
     found = [
         *_of_slots(state, pool),
         *_of_members(state, status, now, pool),
         *_of_sites(state, now, pool),
+        *_of_degraded(degraded),
         *_of_envoys(status["envoys"], pool),
         *(Problem(WARNING, text, f"understudy status {pool}") for text in blocked_drains(state, now)),
         *_warnings(status, state, pool),
@@ -67,8 +78,18 @@ def _of_members(state: PoolState, status: View, now: float, pool: str) -> Iterab
 
 def _of_sites(state: PoolState, now: float, pool: str) -> Iterable[Problem]:
     for site in sorted(state.offline(now)):
-        text = offline_text(site, state.sites[site].record.until, command=False)
-        yield Problem(NOTICE, f"{text}: its members get no slots", f"understudy site online {site} {pool}")
+        intent = state.sites[site].record
+        text = offline_text(site, intent.until, command=False)
+        yield Problem(
+            NOTICE, f"{text}: its members get no slots", f"understudy site online {site} {pool}", intent.since
+        )
+
+
+def _of_degraded(degraded: Iterable[View]) -> Iterable[Problem]:
+    """What is degraded of sites, but for those that are offline: these are notices with a command for this pool."""
+    for one in degraded:
+        if not one["what"].startswith("site ") or " is offline " not in one["what"]:
+            yield Problem(WARNING, one["what"], one["remedy"], one["since"] or 0.0)
 
 
 def _of_envoys(envoys: View | None, pool: str) -> Iterable[Problem]:

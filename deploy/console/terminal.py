@@ -68,7 +68,8 @@ def screen(frame: Frame, currency: Currency, width: int) -> RenderableType:
 def _problems(overview: Mapping[str, Any]) -> Iterable[RenderableType]:
     problems = overview["problems"]
     for one in problems[:PROBLEMS_SHOWN]:
-        yield Text.assemble((f"! {one['text']}: ", LEVELS[one["level"]]), (one["command"], "bold"))
+        since = f" (since {utc_time(one['since'])})" if one["since"] else ""
+        yield Text.assemble((f"! {one['text']}{since}: ", LEVELS[one["level"]]), (one["command"], "bold"))
     more = len(problems) - PROBLEMS_SHOWN + overview["more_problems"]
     if more > 0:
         yield Text(f"! and {more} more: understudy status", style="yellow")

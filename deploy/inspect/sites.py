@@ -20,6 +20,7 @@ from understudy.deploy.inspect.tables import last_known_lines
 from understudy.deploy.inspect.views import ranges
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.ownership import agreed_set
+from understudy.statesync.pool.practice import Outcome
 from understudy.statesync.pool.records import NO_ETCD, MemberState
 from understudy.statesync.pool.site_copies import copies_by_slot, lagging_slots
 from understudy.statesync.pool.site_grade import Grade, SiteMember, grades
@@ -63,16 +64,23 @@ def sites_view(
         "practice": _practice_view(state),
         "front_requests": dict(sorted((shares or {}).items())),
         "degraded": [
-            *_degraded_sites(state, rows),
-            *_resting_sites(state, rows),
-            *_sites_left_with_group(state),
-            *_cut_links(controls or {}, now),
-            *_degraded_needs(state),
-            *_overdue(state, now),
-            *(_reported_copies(said, now, seconds) if last_known else _degraded_copies(state, now, seconds)),
-            *_degraded_etcd(etcd),
+            *degraded_sites(state, rows, now),
+            *_lacking_members(state, rows),
+            *cut_links(controls or {}, now),
+            *(_reported_copies(said, now, seconds) if last_known else degraded_copies(state, now, seconds)),
+            *(() if last_known else _unspread_copies(state)),
+            *degraded_etcd(etcd),
         ],
     }
+
+
+def degraded_sites(state: PoolState, rows: Sequence[View], now: float) -> Iterable[View]:
+    """What the records say is degraded, but for copies and single members; ``rows`` are those of :func:`site_rows`."""
+    yield from _sites_without_members(state, rows)
+    yield from _resting_sites(state, rows)
+    yield from _sites_left_with_group(state)
+    yield from _degraded_needs(state)
+    yield from _overdue(state, now)
 
 
 def site_rows(
@@ -80,7 +88,8 @@ def site_rows(
 ) -> list[View]:
     """Each site of :func:`sites_view`; ``copies`` are those of :func:`copies_by_slot`."""
     graded = site_grades(state)
-    names = sorted({at.record.site for at in state.members.values()} | {site for site in state.sites if site})
+    declared = state.spec.record.sites.keys() if state.spec else frozenset[str]()
+    names = sorted({at.record.site for at in state.members.values()} | state.offline(now) | declared)
     return [_site_view(state, name, copies, now, reports) | _graded(graded.get(name)) for name in names]
 
 
@@ -123,7 +132,9 @@ def _overdue(state: PoolState, now: float) -> Iterable[View]:
     if state.practices and state.practices.record.overdue(now):
         days = state.practices.record.every / 86400
         what = f"no switch of sites was practised to its end in the last {days:g} days"
-        yield _degraded(what, None, "understudy drill site-offline --site SITE --for 10m")
+        ended = [run.at for run in state.practices.record.runs if run.outcome is not Outcome.INTERRUPTED]
+        since = max(ended) + state.practices.record.every if ended else None
+        yield _degraded(what, since, "understudy drill site-offline --site SITE --for 10m")
 
 
 def _degraded_needs(state: PoolState) -> Iterable[View]:
@@ -205,7 +216,14 @@ def _if_lost(
     }
 
 
-def _degraded_sites(state: PoolState, rows: Sequence[View]) -> Iterable[View]:
+def _since(state: PoolState, member: str) -> float | None:
+    """Since when a member is in its state, if that is known."""
+    at, lost = state.members[member], state.table.record.lost.get(member) if state.table else None
+    return (lost.at if lost is not None and lost.boot == at.record.boot else at.record.since) or None
+
+
+def _sites_without_members(state: PoolState, rows: Sequence[View]) -> Iterable[View]:
+    """Sites that are offline or lost, and pools with one site only."""
     for row in rows:
         site = row["site"]
         if row["state"] == "offline":
@@ -215,14 +233,23 @@ def _degraded_sites(state: PoolState, rows: Sequence[View]) -> Iterable[View]:
             reasons = [state.members[name].record.reason for name in row["members"]]
             cut_off = any(reasons) and all(reason.startswith(NO_ETCD) for reason in reasons)
             remedy = "bring etcd back" if cut_off else "start its members again"
-            yield _degraded(f"no member of {_named(site)} can serve", None, remedy)
-        else:
-            away = [name for name in row["members"] if name not in row["able"]]
-            if away:
-                states = ", ".join(f"{name} {_state_of(state, name)}" for name in away)
-                yield _degraded(f"{_named(site)} lacks members: {states}", None, "understudy status")
+            gone = [since for name in row["members"] if (since := _since(state, name))]
+            yield _degraded(f"no member of {_named(site)} can serve", max(gone, default=None), remedy)
     if len({row["site"] for row in rows}) == 1:
         yield _degraded("all members are on one site", None, "start members with another --site")
+
+
+def _lacking_members(state: PoolState, rows: Sequence[View]) -> Iterable[View]:
+    """Members that cannot serve, of sites that can."""
+    for row in rows:
+        away = [name for name in row["members"] if name not in row["able"]]
+        if not away or row["state"] in {"offline", "lost"}:
+            continue
+        states = ", ".join(f"{name} {_state_of(state, name)}" for name in away)
+        drained = [f"understudy undrain {name}" for name in away if name in state.intents]
+        since = [since for name in away if (since := _since(state, name))]
+        remedy = "; ".join(drained) if len(drained) == len(away) else "understudy status"
+        yield _degraded(f"{_named(row['site'])} lacks members: {states}", min(since, default=None), remedy)
 
 
 def _resting_sites(state: PoolState, rows: Sequence[View]) -> Iterable[View]:
@@ -239,13 +266,15 @@ def _resting_sites(state: PoolState, rows: Sequence[View]) -> Iterable[View]:
             remedy = (
                 f"it serves again when its grade is better by {spec.site_switch.gap}, or by: understudy site offline"
             )
-            yield _degraded(what, None, f"{remedy} {' or '.join(serving)} --for 2m")
+            yield _degraded(what, _switched_at(state, row["site"]), f"{remedy} {' or '.join(serving)} --for 2m")
             continue
         if spec.recovery == "prefer_site":
             remedy = f"nothing: it gets its slots when its members are in sync and stable for {spec.stable_for:g} s"
         else:
             remedy = f"understudy site offline {' or '.join(serving)} --for 2m, when it is to serve again"
-        yield _degraded(f"{_named(row['site'])} is back, and has no slots after it was lost", None, remedy)
+        back = [since for name in row["able"] if (since := _since(state, name))]
+        what = f"{_named(row['site'])} is back, and has no slots after it was lost"
+        yield _degraded(what, min(back, default=None), remedy)
 
 
 def _sites_left_with_group(state: PoolState) -> Iterable[View]:
@@ -253,10 +282,16 @@ def _sites_left_with_group(state: PoolState) -> Iterable[View]:
     table, group = state.table, state.spec.record.group if state.spec else None
     for site, pool in sorted(table.record.with_group.items()) if table else ():
         what = f"{_named(site)} has no slots since pool {pool} of group {group} has none there"
-        yield _degraded(what, None, f"understudy site status --pool {pool}")
+        yield _degraded(what, _switched_at(state, site), f"understudy site status --pool {pool}")
 
 
-def _cut_links(controls: Mapping[str, Any], now: float) -> Iterable[View]:
+def _switched_at(state: PoolState, away: str) -> float | None:
+    """When an active/standby pool was switched away from a site; None if another switch came later, or none."""
+    switch = state.table.record.switch if state.table else None
+    return switch.at if switch is not None and away not in switch.to else None
+
+
+def cut_links(controls: Mapping[str, Any], now: float) -> Iterable[View]:
     """Sites whose members a control server reaches through etcd only."""
     for name, status in sorted(controls.items()):
         silent: dict[str, dict[str, float]] = {}
@@ -270,12 +305,16 @@ def _cut_links(controls: Mapping[str, Any], now: float) -> Iterable[View]:
             yield _degraded(what, now - max(members.values()), remedy)
 
 
-def _degraded_copies(state: PoolState, now: float, seconds: float) -> Iterable[View]:
+def degraded_copies(state: PoolState, now: float, seconds: float) -> Iterable[View]:
     """Slots without a copy elsewhere; ``seconds``: for how long the first of them has been so."""
     lagging = lagging_slots(state, state.offline(now))
     if lagging:
         what = f"{len(lagging)} slots have current copies on one site only ({ranges(lagging)})"
         yield _degraded(what, now - seconds if seconds else None, "wait for the copies: understudy status --sync")
+
+
+def _unspread_copies(state: PoolState) -> Iterable[View]:
+    """A spec by which copies need not be on two sites."""
     spec = state.spec.record if state.spec else None
     unspread = spec is not None and spec.copies < 3 and spec.replication.spread is None
     if unspread and len({at.record.site for at in state.members.values()}) > 1:
@@ -294,7 +333,7 @@ def _reported_copies(reports: Mapping[str, CopyReport | None], now: float, secon
         yield _degraded(what, now - seconds if seconds else None, "wait for the copies: understudy status --sync")
 
 
-def _degraded_etcd(etcd: Sequence[EndpointStatus]) -> Iterable[View]:
+def degraded_etcd(etcd: Sequence[EndpointStatus]) -> Iterable[View]:
     """Members of etcd that do not answer. Raft needs more than half of all for every write."""
     silent = [status.endpoint for status in etcd if not status.version]
     answering = len(etcd) - len(silent)

@@ -240,6 +240,10 @@ function tick() {
     const until = Number(one.dataset.until);
     setText(one, until ? `until ${moment(until)}, ${ago(until * 1000 - Date.now())} left` : "");
   }
+  for (const one of document.querySelectorAll("[data-since]")) {
+    const since = Number(one.dataset.since);
+    setText(one, since ? `since ${moment(since)} (${ago(Date.now() - since * 1000)})` : "");
+  }
 }
 
 pause.hidden = false;

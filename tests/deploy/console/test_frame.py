@@ -12,6 +12,7 @@ from understudy.deploy.console.frame import NO_LAG, Surroundings, frame_of
 from understudy.deploy.console.marks import letters, marks_of
 from understudy.deploy.inspect.sites import sites_view
 from understudy.deploy.inspect.views import status_view, table_view
+from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.heartbeat.load_report import LoadReport
 from understudy.statesync.pool.records import Intent, MemberState, Owner, Phase, SyncRecord
 from understudy.statesync.pool.spec import PoolSpec
@@ -97,6 +98,27 @@ def test_a_site_that_is_offline_is_one_problem_that_says_until_when(until, end):
     state.table = At(replace(state.table.record, offline=("east",)), 6)
     told = [one["text"] for one in frame_of(state, 9, NOW).overview["problems"] if "offline" in one["text"]]
     assert told == [f"site east is offline {end}: its members get no slots"]
+
+
+def test_what_is_degraded_of_sites_is_a_problem_with_its_age_and_what_ends_it():
+    state = a_pool()
+    state.members["cart-2"] = At(replace(state.members["cart-2"].record, state=MemberState.DOWN, since=NOW - 9), 9)
+    links = ({"what": "the link to site west is cut", "since": NOW - 20, "remedy": "mend the network"},)
+    etcd = [EndpointStatus(f"etcd-{n}:2379", "" if n == 2 else "3.5.9", n == 0, 1, ()) for n in range(3)]
+    frame = frame_of(state, 9, NOW, Surroundings(links=links, etcd=etcd))
+    found = {one["text"]: (one["since"], one["command"]) for one in frame.overview["problems"]}
+    assert found["no member of site west can serve"] == (NOW - 9, "start its members again")
+    assert found["the link to site west is cut"] == (NOW - 20, "mend the network")
+    no_answer = "etcd does not answer at etcd-2:2379: the next loss stops writes"
+    assert found[no_answer] == (0.0, "start these members of etcd again")
+    assert frame.objects["sites"]["west"]["state"] == "LOST"
+
+
+def test_a_pool_on_one_site_has_no_problem_with_sites():
+    state = a_pool()
+    for name, at in state.members.items():
+        state.members[name] = At(replace(at.record, site=""), at.revision)
+    assert frame_of(state, 9, NOW).overview["problems"] == []
 
 
 def test_what_status_warns_of_is_a_problem():

@@ -12,6 +12,7 @@ from understudy.deploy.inspect.site_reports import CopyReport, report_of
 from understudy.deploy.inspect.sites import sites_table, sites_view
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.keys import PoolKeys
+from understudy.statesync.pool.practice import Outcome, Practice, Practices
 from understudy.statesync.pool.records import Intent, Lost, Member, MemberState, Owner, Process, SyncRecord, Table
 from understudy.statesync.pool.site_copies import lagging_slots
 from understudy.statesync.pool.site_records import DependencyDown, SiteSwitch
@@ -245,7 +246,7 @@ def test_grades_and_the_last_switch_are_told_with_their_reasons(capsys: pytest.C
         f"west serves for 1 min ({switch.why}); grades switch no sooner than in 200 s, from a difference of 60" in said
     )
     assert "! database of site east is down (no replica), for 5 min so far: understudy site dependency east" in said
-    assert "! site east stands by since another site has a better grade: it serves again when" in said
+    assert "! site east stands by since another site has a better grade, for 1 min so far: it serves again" in said
 
 
 def test_without_sites_in_the_spec_no_grade_is_shown() -> None:
@@ -277,3 +278,66 @@ def test_a_cut_link_is_named_with_its_age() -> None:
         "the link to site west is cut: control server control-1 reaches cart-2, cart-4 through"
     )
     assert one["since"] == NOW - 7.5
+
+
+def since_of(state: PoolState, what: str, **more: Any) -> float | None:
+    """Since when the one row about ``what`` is so."""
+    (one,) = [one for one in view_of(state, **more)["degraded"] if what in one["what"]]
+    return None if one["since"] is None else float(one["since"])
+
+
+def at_since(state: PoolState, **ages: float) -> None:
+    """Members have been in their states for so many seconds."""
+    for name, age in ages.items():
+        member = name.replace("cart", "cart-")
+        state.members[member] = At(replace(state.members[member].record, since=NOW - age), 9)
+
+
+def test_members_that_are_missing_say_for_how_long_and_a_lost_site_since_its_last_one() -> None:
+    one = pool([ORDER], cart4=MemberState.DOWN)
+    at_since(one, cart4=70.0)
+    assert since_of(one, "site west lacks members: cart-4 DOWN") == NOW - 70
+    both = pool([ORDER], cart2=MemberState.DOWN, cart4=MemberState.DOWN)
+    at_since(both, cart2=20.0, cart4=70.0)
+    assert since_of(both, "no member of site west can serve") == NOW - 20
+    assert since_of(pool([ORDER], cart4=MemberState.DOWN), "site west lacks members") is None
+
+
+def test_a_member_that_was_found_dead_is_missing_although_its_record_stands() -> None:
+    state = pool([ORDER])
+    state.table = At(Table(1, (ORDER,), {"cart-4": Lost("boot of cart-4", "killed", "", NOW - 3)}), 2)
+    assert since_of(state, "site west lacks members: cart-4 LOST") == NOW - 3
+    state.table = At(Table(1, (ORDER,), {"cart-4": Lost("another boot", "killed", "", NOW - 3)}), 2)
+    assert view_of(state)["degraded"] == []
+
+
+def test_drained_members_come_back_by_undrain() -> None:
+    state = pool([ORDER], cart4=MemberState.DRAINING)
+    state.intents["cart-4"] = At(Intent("cart-4", since=NOW - 5), 7)
+    assert [one["remedy"] for one in view_of(state)["degraded"]] == ["understudy undrain cart-4"]
+
+
+def test_a_site_of_the_spec_without_a_member_is_lost() -> None:
+    state = pool([ORDER])
+    sites = {"east": SiteSpec(weight=1), "west": SiteSpec(weight=1), "north": SiteSpec(weight=1)}
+    state.spec = At(PoolSpec(pool="cart", slots=1, copies=3, sites=sites), 1)
+    assert [(row["site"], row["state"]) for row in view_of(state)["sites"]][1] == ("north", "lost")
+    assert since_of(state, "no member of site north can serve") is None
+
+
+@pytest.mark.parametrize(("why", "since"), [("", NOW - 40), ("east has grade 0", NOW - 100)])
+def test_a_site_that_rests_says_since_when(why: str, since: float) -> None:
+    state = pool([ORDER])
+    sites = {"east": SiteSpec(weight=0), "west": SiteSpec(weight=100)}
+    state.spec = At(PoolSpec(pool="cart", slots=1, sites=sites), 1)
+    switch = SiteSwitch(("east",), NOW - 100, why)
+    state.table = At(Table(1, (ORDER,), resting={"west": 100}, switch=switch), 2)
+    at_since(state, cart2=40.0, cart4=30.0)
+    assert since_of(state, "site west") == since
+
+
+def test_a_practice_is_overdue_since_its_time_was_over() -> None:
+    state = pool([ORDER])
+    runs = (Practice("east", 1000.0, 60.0, Outcome.SUCCEEDED), Practice("east", 5000.0, 60.0, Outcome.INTERRUPTED))
+    state.practices = At(Practices(runs, 600.0), 3)
+    assert since_of(state, "no switch of sites was practised") == 1600.0
