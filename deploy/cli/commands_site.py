@@ -202,6 +202,8 @@ def offline(
     elsewhere yet, although they should. Without a control server the load is not known, and not checked. Other pools
     of the group leave the site too, so the command is also refused for what holds of them.
 
+    The result says how long it took, and how far copies on other sites were behind before, if control servers know it.
+
     Exit code 1: refused, no other site can take its slots, or it still owns slots, or slots still count on its copies,
     after --wait.
     """
@@ -216,13 +218,14 @@ def offline(
     now = time.time()
     intent = Intent(site=name, until=0.0 if until_i_say else now + (seconds or OFFLINE_SECONDS), since=now)
     view = asyncio.run(_offline(locate_pool(etcd, pool), intent, reason, wait, force=force, quiet=output != "table"))
-    show(output, view, _line)
+    show(output, view, result_line)
 
 
 async def _offline(
     place: PoolLocation, intent: "Intent", reason: str, wait: float, *, force: bool, quiet: bool
 ) -> dict[str, Any]:
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
+    from understudy.deploy.inspect.site_reports import read_lag_from
     from understudy.deploy.operate import service
     from understudy.deploy.operate.site_offline import checked_site_offline
     from understudy.statesync.audit.log import OperatorLog
@@ -233,12 +236,22 @@ async def _offline(
         require_pool(state, place.etcd)
         members = service.members_of(state, site)
         log = OperatorLog(client, state.keys, this_operator("site offline", place.etcd), reason)
-        await service.carry_out(log, await checked_site_offline(client, state, intent, force=force))
+        change = await checked_site_offline(client, state, intent, force=force)
+        lag, began = await read_lag_from(state, site), time.monotonic()
+        await service.carry_out(log, change)
         every = partial(service.members_of, site=site)
         left = await follow_until_empty(
             client, place.pool, f"site {site}", lambda state: set(every(state)), wait, state, quiet=quiet
         )
-    return {"site": site, "offline": True, "until": intent.until or None, "members": members, "slots_left": left}
+    return {
+        "site": site,
+        "offline": True,
+        "until": intent.until or None,
+        "members": members,
+        "slots_left": left,
+        "lag_before": lag,
+        "seconds": round(time.monotonic() - began, 1),
+    }
 
 
 @site.command(epilog=examples("understudy site online east"))
@@ -252,7 +265,7 @@ def online(name: str, reason: str, pool: str | None, etcd: EtcdOptions, output: 
 
     Exit code 1: the site is not offline.
     """
-    show(output, asyncio.run(_online(locate_pool(etcd, pool), name, reason)), _line)
+    show(output, asyncio.run(_online(locate_pool(etcd, pool), name, reason)), result_line)
 
 
 async def _online(place: PoolLocation, site: str, reason: str) -> dict[str, Any]:
@@ -315,11 +328,14 @@ async def _dependency(place: PoolLocation, site: str, name: str, reason: str, *,
     return {"site": site, "dependency": name, "state": "down" if down else "up", "changed": change is not None}
 
 
-def _line(view: dict[str, Any]) -> str:
+def result_line(view: dict[str, Any]) -> str:
     """The result as a line of text."""
     if not view["offline"]:
         return f"site {view['site']} is in service again"
     from understudy.deploy.inspect.offline_sites import offline_text
+    from understudy.deploy.inspect.sites import lag_text
 
-    left = f", and still owns {view['slots_left']} slots" if view["slots_left"] else ""
-    return f"{offline_text(view['site'], view['until'])}: {', '.join(view['members']) or 'no member yet'}{left}"
+    left = f", and still owns {view['slots_left']} slots" if view["slots_left"] else f"; it took {view['seconds']:g} s"
+    lags = ", ".join(lag_text(site, lag) for site, lag in view["lag_before"].items())
+    before = f"; behind it in the 10 s before: {lags}" if lags else ""
+    return f"{offline_text(view['site'], view['until'])}: {', '.join(view['members']) or 'no member yet'}{left}{before}"

@@ -6,6 +6,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from understudy.deploy.common.options import TlsOptions
+from understudy.deploy.inspect.controls import ask_controls
+from understudy.deploy.inspect.load import LOAD_PATH, load_by_member
 from understudy.deploy.inspect.member_views import View
 from understudy.deploy.inspect.members import MemberError, peer_apis
 from understudy.proxy.peers.peer_protocol import STATUS_PATH
@@ -73,6 +75,13 @@ def _in_heartbeat(row: View) -> CopyReport:
         writes=more[0] if more else None,
         copy_lag={site: (lag[0], lag[1]) for site, lag in (row.get("copy_lag") or {}).items()},
     )
+
+
+async def read_lag_from(state: PoolState, site: str) -> dict[str, View]:
+    """The same as :func:`lag_from` of the members of a site, by what control servers know; empty if none answers."""
+    controls = [at.record.http for at in state.controls.values()]
+    reports = reports_in(load_by_member(await ask_controls(controls, LOAD_PATH, state.keys.pool)))
+    return lag_from(reports.get(name) for name, at in state.members.items() if at.record.site == site)
 
 
 def lag_from(reports: Iterable[CopyReport | None]) -> dict[str, View]:

@@ -18,6 +18,7 @@ from tests.harness.forkserver import forked
 from tests.harness.recorded import answering
 from tests.harness.waiting import free_port
 from understudy.deploy.cli import commands_read
+from understudy.deploy.cli.commands_site import result_line
 from understudy.deploy.cli.main import COMMANDS, SECTIONS, cli
 from understudy.deploy.inspect.tables import members_table
 from understudy.statesync.pool.keys import PoolKeys
@@ -347,6 +348,7 @@ async def test_a_site_goes_offline_and_online_by_an_intent_that_tells_its_end(un
     told = json.loads(gone.output)
     intent = Intent.decode((await client.get(keys.site_intent("east"))).value)
     assert (gone.exit_code, told["members"], told["slots_left"], told["until"]) == (0, ["cart-1"], 4, intent.until)
+    assert (told["lag_before"], 0 <= told["seconds"] < 60) == ({}, True)
     assert (intent.site, intent.until - intent.since) == ("east", 600)
 
     refused = understudy("site", "offline", "west", *place)
@@ -379,6 +381,23 @@ async def test_a_site_goes_offline_and_online_by_an_intent_that_tells_its_end(un
     assert await client.get(keys.site_intent("east")) is None
     again = understudy("site", "online", "east", *place)
     assert (again.exit_code, "site east is not offline" in again.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("left", "lag", "end"),
+    [
+        (
+            0,
+            {"west": {"ms": 12, "writes": 3}},
+            "; it took 3.2 s; behind it in the 10 s before: west at most 12 ms, 3 writes",
+        ),
+        (4, {}, ", and still owns 4 slots"),
+    ],
+)
+def test_site_offline_says_how_long_it_took_and_the_lag_before(left, lag, end):
+    view = {"site": "east", "offline": True, "until": None, "members": ["cart-1"], "slots_left": left}
+    line = result_line({**view, "lag_before": lag, "seconds": 3.2})
+    assert line == f"site east is offline until 'understudy site online east': cart-1{end}"
 
 
 async def test_slots_whose_newest_writes_are_gone_are_listed_and_revived_when_the_user_agrees(

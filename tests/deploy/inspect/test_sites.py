@@ -6,14 +6,25 @@ from typing import Any
 
 import pytest
 
+from tests.harness.recorded import answering
 from understudy.deploy.common.console_style import Terminal
 from understudy.deploy.inspect.fronts import share_at_home
-from understudy.deploy.inspect.site_reports import CopyReport, report_of
+from understudy.deploy.inspect.site_reports import CopyReport, read_lag_from, report_of
 from understudy.deploy.inspect.sites import sites_table, sites_view
 from understudy.statesync.etcd.client import EndpointStatus
 from understudy.statesync.pool.keys import PoolKeys
 from understudy.statesync.pool.practice import Outcome, Practice, Practices
-from understudy.statesync.pool.records import Intent, Lost, Member, MemberState, Owner, Process, SyncRecord, Table
+from understudy.statesync.pool.records import (
+    ControlServer,
+    Intent,
+    Lost,
+    Member,
+    MemberState,
+    Owner,
+    Process,
+    SyncRecord,
+    Table,
+)
 from understudy.statesync.pool.site_copies import lagging_slots
 from understudy.statesync.pool.site_records import DependencyDown, SiteSwitch
 from understudy.statesync.pool.spec import PoolSpec
@@ -341,3 +352,16 @@ def test_a_practice_is_overdue_since_its_time_was_over() -> None:
     runs = (Practice("east", 1000.0, 60.0, Outcome.SUCCEEDED), Practice("east", 5000.0, 60.0, Outcome.INTERRUPTED))
     state.practices = At(Practices(runs, 600.0), 3)
     assert since_of(state, "no switch of sites was practised") == 1600.0
+
+
+async def test_the_lag_of_a_site_is_asked_of_control_servers() -> None:
+    state = pool([ORDER])
+    rows = [
+        {"member": name, "age_seconds": 1.0, "unsaved": [0, 0, 0], "copy_lag": {"west": [ms, 1]}}
+        for name, ms in (("cart-1", 12), ("cart-3", 15), ("cart-2", 99))
+    ]
+    with answering({"/v1/load": {"members": rows, "slots": []}}) as (url, _):
+        state.controls["control-1"] = At(ControlServer("control-1", "h:3", url.removeprefix("http://")), 1)
+        assert await read_lag_from(state, "east") == {"west": {"ms": 15, "writes": 1}}
+    state.controls.clear()
+    assert await read_lag_from(state, "east") == {}
