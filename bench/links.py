@@ -38,6 +38,7 @@ pool: cart
 sites: {east: {weight: 50}, west: {weight: 50}}
 copies: 2
 replication: {spread: site}
+site_switch: {freeze: 1s}
 """
 SHORTEST, LONGEST = 0.1, 60.0
 UP_WITHIN = 120.0

@@ -88,6 +88,7 @@ def spec_of(copies: str = SPREAD) -> PoolSpec:
     """The pool's spec, with one of :data:`SPREADS`."""
     rules = "\n".join(f"  - {{prefix: {letter!r}, durability: sync}}" for letter in SYNC_PREFIXES)
     text = f"pool: cart\nsites: {{east: {{weight: 50}}, west: {{weight: 50}}}}\n{SPREADS[copies]}\n"
+    text += "site_switch: {freeze: 1s}\n"  # else a site rests that is lost twice within five minutes
     return parse_spec(f"{text}durability: replicas\ndurability_rules:\n{rules}\n", where="bench")
 
 

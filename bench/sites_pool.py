@@ -6,6 +6,7 @@ on a site of its own: the witness.
 
 import contextlib
 import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -89,7 +90,8 @@ class Operator:
     async def online(self, site: str) -> None:
         """As ``understudy site online``."""
         state = await self.state()
-        await service.carry_out(self._log(state, "site online"), service.site_online(state, site))
+        change = service.site_online(state, site, time.time())
+        await service.carry_out(self._log(state, "site online"), change)
 
     def _log(self, state: PoolState, command: str) -> OperatorLog:
         who = this_operator(command, EtcdSettings(self._pool.layout.etcd))

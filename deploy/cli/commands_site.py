@@ -263,7 +263,9 @@ async def _offline(
 def online(name: str, reason: str, pool: str | None, etcd: EtcdOptions, output: str) -> None:
     """Bring SITE back into service. Its members get their share of the slots back, a few at a time.
 
-    Exit code 1: the site is not offline.
+    The command also ends the rest of a site that was lost again within site_switch.freeze after it had its slots back.
+
+    Exit code 1: the site is not offline, and does not rest so.
     """
     show(output, asyncio.run(_online(locate_pool(etcd, pool), name, reason)), result_line)
 
@@ -277,7 +279,7 @@ async def _online(place: PoolLocation, site: str, reason: str) -> dict[str, Any]
         state, _ = await read_pool(client, place.pool)
         require_pool(state, place.etcd)
         log = OperatorLog(client, state.keys, this_operator("site online", place.etcd), reason)
-        await service.carry_out(log, service.site_online(state, site))
+        await service.carry_out(log, service.site_online(state, site, time.time()))
         return {"site": site, "offline": False, "members": service.members_of(state, site)}
 
 

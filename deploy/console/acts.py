@@ -30,6 +30,7 @@ from understudy.statesync.pool.state import PoolState
 from understudy.xds.control.etcd_links import EtcdLink
 from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.planning.plan import next_plan
+from understudy.xds.planning.site_switch import lately_back
 
 PARTS_SHOWN = 20
 
@@ -46,9 +47,10 @@ def change_of(state: PoolState, wish: Wish, now: float) -> Change:
     if wish.act == "site offline":
         until = now + (wish.seconds or service.OFFLINE_SECONDS)
         return service.site_offline(state, Intent(site=wish.target, until=until, since=now))
-    if wish.target not in state.sites:
-        raise NegativeAnswer(service.site_online(state, wish.target).nothing_to_do)
-    return service.site_online(state, wish.target)
+    online = service.site_online(state, wish.target, now)
+    if wish.target not in state.sites and online.intent is None:
+        raise NegativeAnswer(online.nothing_to_do)
+    return online
 
 
 def preview(state: PoolState, cluster: ClusterState | None, wish: Wish, now: float) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def preview(state: PoolState, cluster: ClusterState | None, wish: Wish, now: flo
     return {
         "command": wish.command(state.keys.pool),
         "undo": change.act.undo,
-        "until": change.intent.until if change.intent else 0.0,
+        "until": change.intent.until if change.intent and wish.act != "site online" else 0.0,
         "effect": _effect(state, cluster, wish, affected, now),
     }
 
@@ -117,11 +119,16 @@ def _shortened(parts: list[str], what: str) -> str:
 
 def _moves(cluster: ClusterState, wish: Wish, affected: list[str], now: float) -> Counter[str] | None:
     """How many slots each member would get, by the planner."""
-    offline = cluster.offline - {wish.target} if wish.act == "site online" else cluster.offline
-    offline = offline | {wish.target} if wish.act == "site offline" else offline
+    offline, back = cluster.offline, cluster.table.returned if cluster.table else {}
+    ended = dict(cluster.ended_rests)
+    if wish.act == "site online":
+        offline, ended[wish.target] = offline - {wish.target}, back.get(wish.target, 0.0)
+    elif wish.act == "site offline":
+        offline = offline | {wish.target}
     state = {"drain": MemberState.DRAINING, "undrain": MemberState.UP}.get(wish.act)
     states = {**cluster.states, **(dict.fromkeys(affected, state) if state else {})}
-    plan = next_plan(replace(cluster, offline=offline, states=states), now)
+    wanted = replace(cluster, offline=offline, states=states, ended_rests=ended)
+    plan = next_plan(wanted, now, lately_back=lately_back(cluster, now))
     if plan is None:
         return Counter() if cluster.table else None
     return Counter(replace(cluster, offline=offline).pending_moves(plan.table.orders).values())

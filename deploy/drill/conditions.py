@@ -4,6 +4,7 @@ A drill starts only if every slot has a standby that is alive and in sync, no sl
 service. ``fault_injectors`` injects faults, ``drill`` controls the sequence.
 """
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -241,8 +242,10 @@ def not_recovered(state: PoolState, before: Mapping[str, int], boots: Mapping[st
     if moving:
         return moving
     spec = state.spec.record if state.spec else None
-    if state.table and state.table.record.resting and spec and spec.recovery != "prefer_site":
-        return ""  # by the pool's recovery the site that stood in goes on
+    resting = state.table.record.resting if state.table else {}
+    rests = any(time.time() < state.rests_until(site) for site in resting)
+    if resting and spec and (rests or spec.recovery != "prefer_site"):
+        return ""  # by the pool's recovery, or since the site was lost twice, the site that stood in goes on
     # A share may be one slot off, before and now.
     now = slots_by_member(state)
     short = [name for name, count in before.items() if now.get(name, 0) < count - 2]

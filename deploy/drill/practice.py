@@ -104,7 +104,7 @@ class SitePractice:
     async def undo(self, state: PoolState) -> None:
         """Bring the site back into service. Safe to repeat."""
         if self._away and self._away in state.sites:
-            await service.carry_out(self._log(state), service.site_online(state, self._away))
+            await service.carry_out(self._log(state), service.site_online(state, self._away, time.time()))
         self._away = ""
         self._seconds = round(time.time() - self._began, 1)
 

@@ -77,7 +77,7 @@ def sites_view(
 def degraded_sites(state: PoolState, rows: Sequence[View], now: float) -> Iterable[View]:
     """What the records say is degraded, but for copies and single members; ``rows`` are those of :func:`site_rows`."""
     yield from _sites_without_members(state, rows)
-    yield from _resting_sites(state, rows)
+    yield from _resting_sites(state, rows, now)
     yield from _sites_left_with_group(state)
     yield from _degraded_needs(state)
     yield from _overdue(state, now)
@@ -252,7 +252,7 @@ def _lacking_members(state: PoolState, rows: Sequence[View]) -> Iterable[View]:
         yield _degraded(f"{_named(row['site'])} lacks members: {states}", min(since, default=None), remedy)
 
 
-def _resting_sites(state: PoolState, rows: Sequence[View]) -> Iterable[View]:
+def _resting_sites(state: PoolState, rows: Sequence[View], now: float) -> Iterable[View]:
     """Sites whose members are back, and that get no slots yet by the pool's ``recovery``."""
     resting = state.table.record.resting if state.table else {}
     spec = state.spec.record if state.spec else None
@@ -260,6 +260,13 @@ def _resting_sites(state: PoolState, rows: Sequence[View]) -> Iterable[View]:
     by_grade = bool(state.table and state.table.record.switch and state.table.record.switch.why)
     for row in rows:
         if spec is None or row["site"] not in resting or not row["able"]:
+            continue
+        back = min((since for name in row["able"] if (since := _since(state, name))), default=None)
+        if now < (until := state.rests_until(row["site"])):
+            what = f"{_named(row['site'])} is back, and rests since it was lost again within "
+            what += f"{spec.site_switch.freeze:g} s after it had its slots back"
+            ends = "" if spec.main_site else f"it gets slots from {utc_time(until)} on, or now by: "
+            yield _degraded(what, back, f"{ends}understudy site online {row['site']}")
             continue
         if by_grade:
             what = f"{_named(row['site'])} stands by since another site has a better grade"
@@ -272,9 +279,8 @@ def _resting_sites(state: PoolState, rows: Sequence[View]) -> Iterable[View]:
             remedy = f"nothing: it gets its slots when its members are in sync and stable for {spec.stable_for:g} s"
         else:
             remedy = f"understudy site offline {' or '.join(serving)} --for 2m, when it is to serve again"
-        back = [since for name in row["able"] if (since := _since(state, name))]
         what = f"{_named(row['site'])} is back, and has no slots after it was lost"
-        yield _degraded(what, min(back, default=None), remedy)
+        yield _degraded(what, back, remedy)
 
 
 def _sites_left_with_group(state: PoolState) -> Iterable[View]:

@@ -10,6 +10,7 @@ from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.state import PoolState
 from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.planning.plan import next_plan
+from understudy.xds.planning.site_switch import lately_back
 
 Kind = Literal["moves", "refuses", "keys", "loses"]
 Orders = Sequence[Sequence[str]]
@@ -84,12 +85,13 @@ def _cluster(state: PoolState, spec: PoolSpec, now: float) -> ClusterState:
         beating=frozenset((name, members[name].boot) for name in alive),
         offline=state.offline(now),
         lacking=state.lacking(),
+        ended_rests=state.ended_rests(),
     )
 
 
 def _orders(cluster: ClusterState, now: float) -> Orders:
     """The orders of the table that the leader would write, or of the one in force if it would write none."""
-    plan = next_plan(cluster, now)
+    plan = next_plan(cluster, now, lately_back=lately_back(cluster, now))
     if plan is not None:
         return plan.table.orders
     return cluster.table.orders if cluster.table is not None else ()

@@ -133,12 +133,19 @@ def _require_safe(state: PoolState, site: str, away: frozenset[str], no_room: st
         )
 
 
-def site_online(state: PoolState, site: str) -> Change:
-    """Bring a site back into service. Raises :class:`NegativeAnswer` if the site is not known."""
+def site_online(state: PoolState, site: str, now: float) -> Change:
+    """Bring a site back into service, or end its rest after it was lost again soon after its return.
+
+    Raises :class:`NegativeAnswer` if the site is not known.
+    """
     if not members_of(state, site) and site not in state.sites:
         raise unknown_site(state, site)
     act = Act(f"site online {site}", undo=f"understudy site offline {site} --pool {state.keys.pool}")
-    return Change(act, state.keys.site_intent(site), nothing_to_do=f"site {site} is not offline")
+    if state.table is not None and now < state.rests_until(site):
+        intent = Intent(until=state.table.record.returned[site], since=now, site=site)
+        return Change(Act(act.what, detail="its rest is over"), state.keys.site_intent(site), intent)
+    nothing = f"site {site} is not offline, and does not rest after it was lost twice"
+    return Change(act, state.keys.site_intent(site), nothing_to_do=nothing)
 
 
 def dependency(state: PoolState, site: str, name: str, down: DependencyDown | None) -> Change | None:

@@ -17,6 +17,8 @@ from understudy.statesync.replication.sync_set import Process, SyncSet
 
 SHARE_MOST = 1000
 """The largest weight and the largest priority of a member."""
+RESTARTING = 0.0
+"""Instead of the time at which a site got slots again (:attr:`Table.returned`): it has none yet."""
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 
 
@@ -253,7 +255,8 @@ class Intent(Record):
     """An operator wants a member, or all members of a site, out of service; the other of the two names is ''.
 
     ``until`` is wall time in seconds; 0: until an operator ends it. ``drill`` is who runs the drill that it is part of;
-    '' if it is none.
+    '' if it is none. An intent whose ``until`` is the time of a site's return in the slot table (``returned``) has
+    always been over. It says that the site need not rest after that return.
     """
 
     member: str = ""
@@ -309,6 +312,8 @@ class Table:
     ``switch`` is the last switch of an active/standby pool between its sites.
     ``group`` is the group that the pool is in, and ``away`` what it tells that group (:class:`PoolInGroup`).
     ``with_group`` names sites that get no slots because another pool of the group has none there, and that pool.
+    ``returned`` says when each site last got slots again after it had lost all its members (wall time in seconds);
+    :data:`RESTARTING` while that is still to come and the site does not rest.
     """
 
     generation: int = 0
@@ -323,6 +328,7 @@ class Table:
     group: str = ""
     away: Mapping[str, str] = field(default_factory=dict)
     with_group: Mapping[str, str] = field(default_factory=dict)
+    returned: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def slots(self) -> int:
@@ -333,6 +339,11 @@ class Table:
         """The member that should be active for ``slot``; None if there is none."""
         order = self.orders[slot] if slot < len(self.orders) else ()
         return order[0] if order else None
+
+    def rests_until(self, site: str, freeze: float) -> float:
+        """When a site that was lost again within ``freeze`` after its return may have slots again; 0 if it is none."""
+        returned = self.returned.get(site, RESTARTING) if site in self.resting else RESTARTING
+        return returned + freeze if returned else 0.0
 
     def slots_held_by(self, member: str) -> frozenset[int]:
         """The slots in which ``member`` has any role."""
@@ -356,6 +367,7 @@ class Table:
                 **({"switch": self.switch} if self.switch else {}),
                 **({"group": self.group, "away": self.away} if self.group else {}),
                 **({"with_group": self.with_group} if self.with_group else {}),
+                **({"returned": self.returned} if self.returned else {}),
             }
         )
 
@@ -376,6 +388,7 @@ class Table:
             group=typed("group", str, raw.get("group", "")),
             away={site: typed("away", str, why) for site, why in _by_name(raw, "away").items()},
             with_group={site: typed("with_group", str, pool) for site, pool in _by_name(raw, "with_group").items()},
+            returned={site: typed("returned", float, at) for site, at in _by_name(raw, "returned").items()},
         )
 
 

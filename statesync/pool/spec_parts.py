@@ -73,7 +73,8 @@ class SiteSwitching(StrictModel):
     """When an active/standby pool (one site with a weight above 0) moves from a site that still has members.
 
     ``gap``: by how much the grade of the site that stands by must be the better one. ``freeze``: how long after a
-    switch no other one follows because of grades.
+    switch no other one follows because of grades. In every pool with sites a site that is lost within this time after
+    its return rests until the time is over.
     """
 
     gap: Annotated[int, Field(ge=1, le=100)] = 60

@@ -182,6 +182,16 @@ class PoolState(msgspec.Struct):
         """The sites that an operator wants out of service at ``now`` (wall time in seconds)."""
         return frozenset(site for site, at in self.sites.items() if site and at.record.holds(now))
 
+    def ended_rests(self) -> dict[str, float]:
+        """When each site's last intent is over. It ends the rest of a site that returned just then (``Intent``)."""
+        return {site: at.record.until for site, at in self.sites.items() if at.record.until}
+
+    def rests_until(self, site: str) -> float:
+        """Until when the site rests because it was lost again soon after its return; 0 if it does not."""
+        if self.table is None or self.spec is None:
+            return 0.0
+        return self.table.record.rests_until(site, self.spec.record.site_switch.freeze)
+
     @property
     def generation(self) -> int:
         """How often a site went on with its part of etcd alone."""

@@ -197,7 +197,7 @@ class Admin:
                 "generation": cluster.table.generation if cluster and cluster.table else None,
                 "brakes": [
                     {"why": hold.why, "seconds": round(max(hold.until - now, 0) / 1e9, 1)}
-                    for hold in (controller.leader.damping.holds() if leadership.is_leader else [])
+                    for hold in (controller.leader.holds(cluster, now) if leadership.is_leader and cluster else [])
                 ],
                 "recovering": recovering_view(service, cluster) if cluster and leadership.is_leader else [],
                 "xds": {

@@ -31,7 +31,7 @@ from understudy.xds.control.decision_log import DecisionLog
 from understudy.xds.control.election import Leadership
 from understudy.xds.membership.cluster_state import ClusterState
 from understudy.xds.membership.state_builder import StateBuilder
-from understudy.xds.planning.flap_damping import FlapDamping
+from understudy.xds.planning.flap_damping import FlapDamping, Hold
 from understudy.xds.planning.plan import DecisionInputs, FirstTableTimer, TablePlan, decision_inputs, next_plan
 from understudy.xds.planning.recovery import Recovery
 from understudy.xds.planning.site_group import told_to_group
@@ -101,6 +101,10 @@ class Leader:
     def wake(self) -> None:
         """The pool, or the leadership, may have changed."""
         self._wake.set()
+
+    def holds(self, cluster: ClusterState, now: int) -> list[Hold]:
+        """What holds planned moves back now."""
+        return [*self.damping.holds(), *self.site_freeze.rests(cluster, now)]
 
     async def run(self) -> None:
         """Write tables until cancelled, whenever this server leads."""
@@ -182,15 +186,17 @@ class Leader:
         settled = recovery.members() - damping.unstable().keys()
         considered = damping.with_members_held(cluster)
         self.site_freeze = self.site_freeze.observe(cluster, at, now)
-        frozen = self.site_freeze.holds(now)
-        plan = next_plan(considered, at, damping.held_slots(cluster), settled, frozen=frozen)
+        frozen, lately_back = self.site_freeze.holds(now), self.site_freeze.lately_back(now)
+        held = damping.held_slots(cluster)
+        plan = next_plan(considered, at, held, settled, frozen=frozen, lately_back=lately_back)
         if plan is not None and plan.switches:
             damping = damping.with_cause(now)
         if plan is not None and damping.frozen is None:
             damping = damping.with_plan(cluster, plan.table.orders, now)
             if damping.frozen is not None:
                 logger.error("planned moves are frozen: %s", damping.frozen.why)
-                plan = next_plan(considered, at, damping.held_slots(cluster), settled, frozen=frozen)
+                held = damping.held_slots(cluster)
+                plan = next_plan(considered, at, held, settled, frozen=frozen, lately_back=lately_back)
         self.damping = damping
         return plan
 

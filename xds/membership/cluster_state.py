@@ -34,6 +34,8 @@ class ClusterState:
         newer: the slots whose stable owner record was written after the table: takeovers that the table does not know
             of, or handovers that were undone. Members act only on a table that is newer than the owner record.
         offline: the sites that an operator wants out of service.
+        ended_rests: the rests that operators have ended: each site's time of return
+            (:attr:`~understudy.statesync.pool.records.Table.returned`).
         cut_off: the members that are DOWN or ATTENTION only because they cannot reach etcd.
         leaving: the members that are to own nothing because they will fail soon (``predictive: move``).
         late: whether most members that beat here are too busy to answer soon.
@@ -62,6 +64,7 @@ class ClusterState:
     lacking: Mapping[str, frozenset[str]] = field(default_factory=dict)
     away: bool = False
     group: Mapping[str, PoolInGroup] = field(default_factory=dict)
+    ended_rests: Mapping[str, float] = field(default_factory=dict)
 
     def state(self, member: str) -> MemberState:
         """The member's state as it counts for slots.

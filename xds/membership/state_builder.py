@@ -166,6 +166,7 @@ class StateBuilder:
             answer_ms=self._answer_ms,
             approved=self._approved(spec),
             lacking=self.state.lacking(),
+            ended_rests=self.state.ended_rests(),
             group=(self._group or {}) if spec.group else {},
             away=self.state.home is not None and self.state.home.record.role is not Role.HOME,
         )

@@ -23,7 +23,7 @@ from understudy.xds.membership.cluster_state import ClusterState, candidates, fo
 from understudy.xds.membership.member_health import MemberBoot
 from understudy.xds.placement.solver import Candidate, Move, decide
 from understudy.xds.planning.site_group import away_by_group, own_reasons, sites_to_follow, told
-from understudy.xds.planning.site_recovery import resting_sites
+from understudy.xds.planning.site_recovery import resting_sites, site_returns
 from understudy.xds.planning.site_switch import next_switch, site_grades, with_grades
 
 NO_TABLE = Table()
@@ -50,6 +50,7 @@ def next_plan(
     settled: Collection[str] = (),
     *,
     frozen: bool = True,
+    lately_back: Collection[str] = (),
 ) -> TablePlan | None:
     """The next table, or None when the one in force is right.
 
@@ -59,13 +60,14 @@ def next_plan(
         held: slots that must keep the active they have for now (see :mod:`understudy.xds.planning.flap_damping`).
         settled: members that may pre-empt (see :mod:`understudy.xds.planning.recovery`).
         frozen: grades of sites may not cause a switch now (see :mod:`understudy.xds.planning.site_switch`).
+        lately_back: sites that rest if they are lost now (see :mod:`understudy.xds.planning.site_recovery`).
     """
     previous = cluster.table or NO_TABLE
     entries = lost_entries(cluster, at)
     field = candidates(cluster)
     orders = previous.orders
     moves: tuple[Move, ...] = ()
-    duty = _duty_of_sites(cluster, field, settled, at, frozen=frozen)
+    duty = _duty_of_sites(cluster, field, settled, at, frozen=frozen, lately_back=lately_back)
     if any(candidate.state.may_hold_slots for candidate in field):
         found = replace(previous, orders=cluster.orders_as_found())
         current = _current_actives(cluster)
@@ -109,11 +111,12 @@ class SiteDuty(msgspec.Struct, frozen=True):
     group: str = ""
     away: Mapping[str, str] = {}
     with_group: Mapping[str, str] = {}
+    returned: Mapping[str, float] = {}
 
     @classmethod
     def of(cls, table: Table) -> "SiteDuty":
         """What a table says."""
-        return cls(table.resting, table.switch, table.group, table.away, table.with_group)
+        return cls(table.resting, table.switch, table.group, table.away, table.with_group, table.returned)
 
     @property
     def without_slots(self) -> frozenset[str]:
@@ -126,7 +129,13 @@ class SiteDuty(msgspec.Struct, frozen=True):
 
 
 def _duty_of_sites(
-    cluster: ClusterState, field: Collection[Candidate], settled: Collection[str], at: float, *, frozen: bool
+    cluster: ClusterState,
+    field: Collection[Candidate],
+    settled: Collection[str],
+    at: float,
+    *,
+    frozen: bool,
+    lately_back: Collection[str],
 ) -> SiteDuty:
     """The sites that get no slots although they may be back, and the last switch of an active/standby pool."""
     spec, previous = cluster.spec, cluster.table or NO_TABLE
@@ -136,6 +145,7 @@ def _duty_of_sites(
     with_group = away_by_group(cluster.group, able - cluster.offline)
     able -= with_group.offline.keys()
     grade = site_grades(cluster)
+    ended = {site for site, when in previous.returned.items() if when and cluster.ended_rests.get(site) == when}
     before = resting = resting_sites(
         spec,
         field,
@@ -145,6 +155,8 @@ def _duty_of_sites(
         first=cluster.table is None,
         grade=grade,
         frozen=frozen,
+        lately_back=lately_back,
+        ended=ended,
     )
     if not frozen:
         resting = with_grades(spec, before, able, grade)
@@ -155,7 +167,9 @@ def _duty_of_sites(
         why = told(spec, left)
     switch = next_switch(spec, previous.switch, able, resting.keys() | left.keys(), why, at)
     away = own_reasons(cluster.offline, resting) if spec.group else {}
-    return SiteDuty(resting, switch, spec.full_group, away, left)
+    served = {cluster.site(order[0]) for order in previous.orders if order}
+    returned = site_returns(spec, previous, resting, able=able, offline=cluster.offline, served=served, at=at)
+    return SiteDuty(resting, switch, spec.full_group, away, left, returned)
 
 
 def _at(switch: SiteSwitch | None) -> float:

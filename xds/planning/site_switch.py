@@ -7,45 +7,81 @@ Several sites that stand by share the slots, so the lowest of their grades count
 
 After a switch, whatever its cause, grades cause none for ``freeze``. The table names the last switch, so a new leader
 knows it. A main site without a member that can serve is lost: neither gap nor freeze delay that switch.
+
+The same freeze follows the return of each site that was lost, in every pool with ``sites``: a site that is lost again
+within it gets no slots before its end (:mod:`understudy.xds.planning.site_recovery`).
 """
 
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import msgspec
 
+from understudy.statesync.pool.records import RESTARTING
 from understudy.statesync.pool.site_grade import SiteMember, grades
 from understudy.statesync.pool.site_records import SiteSwitch
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.membership.cluster_state import ClusterState, candidates
 from understudy.xds.membership.member_health import SECOND
+from understudy.xds.planning.flap_damping import Hold
+
+
+class Frozen(NamedTuple):
+    """What began a freeze ``at`` some wall time (seconds), and its end ``until`` (ns of a monotonic clock)."""
+
+    at: float
+    until: int
 
 
 class SiteFreeze(msgspec.Struct, frozen=True):
-    """Until when grades cause no switch (ns of a monotonic clock).
+    """Until when grades cause no switch, and until when a site rests if it is lost.
 
     The wall clock never moves the end of a freeze away, so a wrong one makes no freeze longer than the spec says.
     """
 
-    switch: SiteSwitch | None = None
-    until: int = 0
+    switch: Frozen | None = None
+    returns: Mapping[str, Frozen] = {}
 
     def observe(self, cluster: ClusterState, at: float, now: int) -> "SiteFreeze":
-        """The freeze after the last switch in the table; ``at`` is wall time in seconds."""
-        switch = cluster.table.switch if cluster.table else None
-        if switch is None:
+        """The freezes after the last switch and the last returns in the table; ``at`` is wall time in seconds."""
+        if cluster.table is None:
             return SiteFreeze()
         freeze = cluster.spec.site_switch.freeze
-        until = now + round(min(max(switch.at + freeze - at, 0.0), freeze) * SECOND)
-        known = self.switch is not None and self.switch.at == switch.at
-        return SiteFreeze(switch, min(self.until, until) if known else until)
+
+        def frozen(began: float, known: Frozen | None) -> Frozen:
+            until = now + round(min(max(began + freeze - at, 0.0), freeze) * SECOND)
+            return Frozen(began, min(known.until, until) if known is not None and known.at == began else until)
+
+        switch = cluster.table.switch
+        returned = {site: began for site, began in cluster.table.returned.items() if began != RESTARTING}
+        return SiteFreeze(
+            frozen(switch.at, self.switch) if switch is not None else None,
+            {site: frozen(began, self.returns.get(site)) for site, began in returned.items()},
+        )
 
     def holds(self, now: int) -> bool:
         """Whether grades may not cause a switch now. They may not before a table names which sites serve."""
-        return self.switch is None or now < self.until
+        return self.switch is None or now < self.switch.until
+
+    def lately_back(self, now: int) -> frozenset[str]:
+        """The sites that rest if they are lost now, since they returned within the freeze."""
+        return frozenset(site for site, one in self.returns.items() if now < one.until)
+
+    def rests(self, cluster: ClusterState, now: int) -> list[Hold]:
+        """The sites that rest because they were lost again, for people."""
+        resting = cluster.table.resting if cluster.table else {}
+        why = f"was lost again within {cluster.spec.site_switch.freeze:g} s after it had its slots back, and rests"
+        return [Hold(f"site {s} {why}", self.returns[s].until) for s in sorted(self.lately_back(now)) if s in resting]
 
     def seconds_until_end(self, now: int) -> float | None:
-        """Seconds until grades may cause a switch; None if they may, or no table names a switch."""
-        return (self.until - now) / SECOND if self.switch is not None and now < self.until else None
+        """Seconds until the first freeze ends; None if there is none."""
+        ends = [one.until for one in (self.switch, *self.returns.values()) if one is not None and now < one.until]
+        return (min(ends) - now) / SECOND if ends else None
+
+
+def lately_back(cluster: ClusterState, at: float) -> frozenset[str]:
+    """The sites that rest if they are lost now, by the wall clock alone; ``at`` is its time in seconds."""
+    return SiteFreeze().observe(cluster, at, 0).lately_back(0)
 
 
 def site_grades(cluster: ClusterState) -> dict[str, int]:

@@ -5,7 +5,9 @@ import pytest
 from tests.deploy.console.pools import NOW, a_pool, drained, offline
 from understudy.deploy.common.errors import NegativeAnswer
 from understudy.deploy.console.acts import Wish, change_of, preview
-from understudy.statesync.pool.records import MemberState
+from understudy.statesync.pool.records import MemberState, Owner, Table
+from understudy.statesync.pool.spec_parts import SiteSpec
+from understudy.statesync.pool.state import At
 from understudy.xds.membership.cluster_state import ClusterState
 
 
@@ -59,6 +61,21 @@ def test_the_way_back_is_the_other_command():
     offline(state, "east")
     assert change_of(state, Wish("undrain", "cart-1"), NOW).act.undo == "understudy drain cart-1 --pool cart"
     assert change_of(state, Wish("site online", "east"), NOW).act.what == "site online east"
+
+
+def test_a_site_that_rests_after_two_losses_can_be_brought_back():
+    state = a_pool(slots=8)
+    sites = {"east": SiteSpec(weight=50), "west": SiteSpec(weight=50)}
+    state.spec = At(state.spec.record.model_copy(update={"sites": sites}), 1)
+    orders = (("cart-2", "cart-1"),) * 8
+    state.table = At(Table(1, orders, resting={"east": 50}, returned={"east": NOW - 100}), 1)
+    for slot in range(8):
+        state.owners[slot] = At(Owner("cart-2", state.members["cart-2"].record.boot, 1), 1)
+    told = preview(state, cluster(state), Wish("site online", "east"), NOW)
+    assert (told["undo"], told["until"]) == ("", 0.0)
+    assert told["effect"][-1] == "The next slot table would move 3 slots: 2 to cart-1, 1 to cart-10."
+    other = preview(state, cluster(state), Wish("drain", "cart-1"), NOW)
+    assert other["effect"][-1] == "The slot table would move no slot."
 
 
 @pytest.mark.parametrize(

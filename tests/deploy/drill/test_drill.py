@@ -146,6 +146,14 @@ def test_a_site_that_waits_for_an_operator_is_no_fault_of_the_drill() -> None:
     state.table = At(Table(1, orders, resting={"east": 100}), 1)
     assert not_recovered(state, before, {}) == ""
 
+    preferred = state.spec.record.model_copy(update={"recovery": "prefer_site"})
+    state.spec = At(preferred, 1)
+    assert not_recovered(state, before, {}) != "", "its time comes within the drill"
+    state.table = At(Table(1, orders, resting={"east": 100}, returned={"east": time.time() - 200}), 1)
+    assert not_recovered(state, before, {}) == "", "it rests for longer than a drill waits"
+    state.table = At(Table(1, orders, resting={"east": 100}, returned={"east": time.time() - 400}), 1)
+    assert not_recovered(state, before, {}) != "", "that was long ago"
+
 
 def test_control_servers_and_etcd_members_are_shared_among_sites_and_the_odd_one_is_elsewhere() -> None:
     sites = ("east", "west")

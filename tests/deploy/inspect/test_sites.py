@@ -237,6 +237,27 @@ def test_a_site_that_is_back_without_slots_is_told_with_what_ends_that(recovery:
     assert remedy in told["remedy"]
 
 
+@pytest.mark.parametrize(
+    ("weight", "remedy"),
+    [
+        (50, "it gets slots from 1970-01-01 03:00:40Z on, or now by: understudy site online west"),
+        (0, "understudy site online west"),
+    ],
+)
+def test_a_site_that_rests_after_two_losses_is_told_with_until_when_and_what_ends_it(weight: int, remedy: str) -> None:
+    state = pool([ORDER])
+    sites = {"east": SiteSpec(weight=weight), "west": SiteSpec(weight=50)}
+    state.spec = At(PoolSpec(pool="cart", slots=1, sites=sites), 1)
+    table = Table(1, (ORDER,), resting={"west": 50}, returned={"west": 10_540.0})
+    state.table = At(table, 2)
+
+    (told,) = [one for one in sites_view(state, revision=7, now=10_839.0)["degraded"] if "rests" in one["what"]]
+    why = "it was lost again within 300 s after it had its slots back"
+    assert told["what"] == f"site west is back, and rests since {why}"
+    assert told["remedy"] == remedy
+    assert not [one for one in sites_view(state, revision=7, now=10_840.0)["degraded"] if "rests" in one["what"]]
+
+
 def test_grades_and_the_last_switch_are_told_with_their_reasons(capsys: pytest.CaptureFixture[str]) -> None:
     state = pool([ORDER], cart4=MemberState.DOWN)
     sites = {"east": SiteSpec(weight=100, members=4, needs=("database",)), "west": SiteSpec(weight=0)}

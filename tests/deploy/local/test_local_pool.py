@@ -327,7 +327,7 @@ def serving(terminal, site):
 async def test_the_larger_of_two_sites_is_lost_and_the_other_one_takes_over_until_it_is_back(terminal):
     (terminal.directory / "cart.yaml").write_text(
         "pool: cart\nslots: 16\ncopies: 2\nreplication: {spread: site}\n"
-        "sites: {east: {weight: 50}, west: {weight: 50}}\n"
+        "sites: {east: {weight: 50}, west: {weight: 50}}\nsite_switch: {freeze: 1s}\n"
     )
     sites = ("--sites", "east,west", "--etcds", "3", "--controls", "2", "--no-witness")
     up = terminal.start("up", "-f", "cart.yaml", "--members", "4", *sites, "--listen", f"127.0.0.1:{free_port()}")

@@ -7,9 +7,18 @@ import pytest
 
 from understudy.deploy.common.errors import NegativeAnswer
 from understudy.deploy.inspect.capacity import too_small
-from understudy.deploy.operate.service import OFFLINE_SECONDS, require_safe_in_group, site_offline
+from understudy.deploy.operate.service import OFFLINE_SECONDS, require_safe_in_group, site_offline, site_online
 from understudy.statesync.pool.keys import PoolKeys
-from understudy.statesync.pool.records import Intent, Member, MemberState, Owner, Process, SyncRecord, Table
+from understudy.statesync.pool.records import (
+    RESTARTING,
+    Intent,
+    Member,
+    MemberState,
+    Owner,
+    Process,
+    SyncRecord,
+    Table,
+)
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.statesync.pool.state import At, PoolState
 
@@ -66,6 +75,21 @@ def test_what_is_not_safe_is_refused_unless_forced(
     assert reason in str(refused.value)
     assert "--force --reason WHY" in str(refused.value)
     assert site_offline(state, INTENT, force=True, no_room=no_room).intent == INTENT
+
+
+def test_site_online_ends_a_rest_after_two_losses_but_no_other_one() -> None:
+    state = pool()
+    state.table = At(Table(1, (("w1", "e1"),) * 2, resting={"east": 50}, returned={"east": NOW - 299}), 2)
+    change = site_online(state, "east", NOW)
+    assert change.intent == Intent(site="east", until=NOW - 299, since=NOW)
+    assert not change.intent.holds(NOW)
+    state.sites["east"] = At(change.intent, 9)
+    assert state.ended_rests() == {"east": NOW - 299}
+    assert state.offline(NOW) == frozenset()
+
+    assert site_online(state, "east", NOW + 1).intent is None
+    state.table = At(Table(1, (("w1", "e1"),) * 2, resting={"east": 50}, returned={"east": RESTARTING}), 2)
+    assert site_online(state, "east", 1.0).intent is None
 
 
 @pytest.mark.parametrize(
