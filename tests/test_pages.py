@@ -18,6 +18,7 @@ from understudy.statesync.pool.spec_tcp import Tcp
 from understudy.statesync.pool.spec_versions import Versions
 
 PAGE = (ROOT / "docs/reference.md").read_text()
+README = (ROOT / "README.md").read_text()
 SHOWN = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0]
 DEFAULTS = re.findall(
     r"^\| `([a-z_.*]+)` \| ([^|]+) \| ([^|]+) \|$", PAGE.partition("## Command line")[0], re.MULTILINE
@@ -123,9 +124,16 @@ def test_every_command_has_its_line() -> None:
     assert COMMANDS.keys() <= named
 
 
-def test_the_readme_leads_to_every_page() -> None:
-    linked = set(re.findall(r"\]\(docs/([a-z-]+\.md)\)", (ROOT / "README.md").read_text()))
-    assert linked == {path.name for path in (ROOT / "docs").glob("*.md")}
+def test_the_readme_leads_to_the_index_and_the_index_to_every_page() -> None:
+    assert "](docs/index.md)" in README
+    linked = set(re.findall(r"\]\(([a-z-]+\.md)\)", (ROOT / "docs/index.md").read_text()))
+    assert linked == {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
+
+
+def test_the_readme_fits_on_a_screen() -> None:
+    """Its picture is as high as some 16 lines of text, so that all of it is about as high as 50 lines."""
+    assert len([line for line in README.splitlines() if line]) <= 34
+    assert int(re.findall(r'<img [^>]*width="(\d+)"', README)[0]) <= 420
 
 
 def test_every_link_within_the_pages_leads_somewhere() -> None:
@@ -135,6 +143,8 @@ def test_every_link_within_the_pages_leads_somewhere() -> None:
             assert aim.exists(), f"{page.name} links to {target}"
             if place and aim.suffix == ".md":
                 assert place[1:] in anchors(aim.read_text()), f"{page.name} links to {target}{place}"
+        for target in re.findall(r'<img src="([^"]*)"', page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} shows {target}"
 
 
 def test_every_file_that_a_page_names_is_there() -> None:
