@@ -11,7 +11,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -50,7 +50,6 @@ WARNED_MOST = 1000
 """Members of a pool up to which the leader is asked for its whole status too, for what it warns of."""
 ASK_SECONDS = 5.0
 """Seconds between two questions to all control servers about Envoys and requests."""
-PING_SECONDS = 5.0
 SYNC_TIMEOUT = 3.0
 """Seconds that a request waits for the first reading of etcd. After that it gets what the control server knows."""
 IDLE_SECONDS = 60.0
@@ -240,34 +239,25 @@ class PoolFeed:
         """The id of the present frame: its revision, its number, and this run of the feed."""
         return f"{self._frame.revision if self._frame else 0}.{self._number}.{self._run_id}"
 
-    # Streams
+    # Browsers that follow
 
     def close(self) -> None:
         """End all streams."""
         for one in self._subscribers:
             one.close()
 
-    async def stream(self, last_id: str) -> AsyncGenerator[bytes, None]:
-        """The events for one browser, the first of them a whole frame unless it has this one already."""
-        one = Subscriber()
+    @contextlib.contextmanager
+    def subscribed(self, wake: asyncio.Event) -> Iterator[Subscriber]:
+        """A browser that follows the pool; ``wake`` is set when events wait for it."""
+        one = Subscriber(wake)
         self._subscribers.add(one)
         try:
-            await self.frame()
-            one.needs_frame = last_id != self.event_id
-            yield b"retry: 1000\n\n"
-            while not one.closed:
-                self.used_at = time.monotonic()
-                if one.needs_frame:
-                    one.needs_frame = False
-                    yield self._whole().text
-                while (event := one.take()) is not None:
-                    yield event.text
-                if not await one.wait(PING_SECONDS):
-                    yield encoded_ping(self.silent_seconds)
+            yield one
         finally:
             self._subscribers.discard(one)
 
-    def _whole(self) -> StreamEvent:
+    def whole(self) -> StreamEvent:
+        """The present frame as an event."""
         if self._encoded is None and self._frame is not None:
             self._encoded = encoded("frame", self.event_id, {**self._frame.json(), "control": self._parts.name})
         if self._encoded is None:
@@ -281,12 +271,6 @@ def _next(
     """The pool now, and what differs from the frame before."""
     frame = frame_of(state, revision, time.time(), around)
     return frame, changes(before, frame) if before is not None else None
-
-
-def encoded_ping(silent_seconds: float) -> bytes:
-    """The sign of life: an event without an id, which says for how long etcd has been silent."""
-    data: dict[str, Any] = {"silent_seconds": silent_seconds}
-    return b"event: ping\ndata: " + msgspec.json.encode(data) + b"\n\n"
 
 
 def _copied(state: PoolState) -> PoolState:

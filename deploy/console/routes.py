@@ -18,6 +18,7 @@ from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.console import acts, reading
 from understudy.deploy.console.drill_runs import CHECKED_MOST, DrillRuns
 from understudy.deploy.console.feed import Feeds, PoolFeed
+from understudy.deploy.console.joined_stream import joined
 from understudy.deploy.console.load_reading import plan_values, proposal, slot_loads
 from understudy.deploy.console.render import FOLDER, render
 from understudy.deploy.console.security import REVIEW_POLICY, Access, ConsoleSettings, secure
@@ -85,6 +86,7 @@ class _Console:
             [
                 web.get("/", self._pools),
                 web.get("/_static/{file}", _static),
+                web.get("/_events", self._events),
                 web.get(pool, self._to_pool),
                 web.get(f"{pool}/", self._overview),
                 web.get(f"{pool}/slots", self._slots),
@@ -107,7 +109,6 @@ class _Console:
                 web.get(f"{pool}/frame.json", self._frame_json),
                 web.get(f"{pool}/slots.json", self._slots_json),
                 web.get(f"{pool}/failovers.json", self._failovers_json),
-                web.get(f"{pool}/events", self._events),
                 web.post(f"{pool}/preview", self._preview),
                 web.post(f"{pool}/act", self._act),
             ]
@@ -146,7 +147,7 @@ class _Console:
             return self._fault(request, error.status, f"{request.method} {request.path}: {error.reason}")
 
     def _fault(self, request: web.Request, status: int, detail: str) -> web.Response:
-        if request.path.endswith((".json", "/preview", "/act", "/events")):
+        if request.path.endswith((".json", "/preview", "/act", "/_events")):
             return _json({"detail": detail}, status)
         text = render("fault.html", title=HTTPStatus(status).phrase, detail=detail, control=self._parts.name)
         return web.Response(status=status, text=text, content_type="text/html")
@@ -154,8 +155,11 @@ class _Console:
     # What a request is about
 
     def _service(self, request: web.Request) -> PoolService:
-        """The pool of a request. One that the caller may not see is like one that is not there."""
-        pool = request.match_info["pool"]
+        """The pool of a request."""
+        return self._visible_service(request, request.match_info["pool"])
+
+    def _visible_service(self, request: web.Request, pool: str) -> PoolService:
+        """A pool. One that the caller may not see is like one that is not there."""
         if not self._sees_all(request) and not any(one.pool == pool for one in self._visible(request)):
             raise NotServed(not_served(pool, [one.pool for one in self._visible(request)]))
         return self._parts.pools.find(pool)
@@ -329,10 +333,10 @@ class _Console:
     async def _events(self, request: web.Request) -> web.StreamResponse:
         if self._feeds.closing:
             return _json({"detail": "this control server is stopping"}, 503)
-        feed = self._feed(request)
+        feeds, gone = self._followed(request)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         await response.prepare(request)
-        events = feed.stream(request.headers.get("Last-Event-ID", ""))
+        events = joined(feeds, {request.headers.get("Last-Event-ID", ""), *request.query.getall("have", ())}, gone)
         try:
             async for text in events:
                 await response.write(text)
@@ -341,6 +345,18 @@ class _Console:
         finally:
             await events.aclose()
         return response
+
+    def _followed(self, request: web.Request) -> tuple[list[PoolFeed], dict[str, str]]:
+        """The feeds of the pools that a stream is asked for, and why the others are not there. Raises ``NotServed``."""
+        feeds, gone = [], {}
+        for pool in dict.fromkeys(request.query.getall("pool", ())):
+            try:
+                feeds.append(self._feeds.of(self._visible_service(request, pool)))
+            except NotServed as error:
+                gone[pool] = str(error)
+        if not feeds:
+            raise NotServed(next(iter(gone.values()), "name a pool: ?pool=NAME"))
+        return feeds, gone
 
     # Acts
 

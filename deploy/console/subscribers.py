@@ -27,13 +27,13 @@ def encoded(kind: str, event_id: str, data: object) -> StreamEvent:
 
 
 class Subscriber:
-    """One browser. ``needs_frame``: it must get a whole frame before any change."""
+    """One browser. ``needs_frame``: it must get a whole frame before any change. ``wake`` is set when it has events."""
 
-    def __init__(self) -> None:
+    def __init__(self, wake: asyncio.Event) -> None:
         self.needs_frame = True
         self.closed = False
         self._queue: deque[StreamEvent] = deque()
-        self._wake = asyncio.Event()
+        self._wake = wake
 
     def offer(self, event: StreamEvent) -> None:
         """Queue an event, or drop the queue for a whole frame if it is full."""
@@ -55,13 +55,3 @@ class Subscriber:
         """End the stream."""
         self.closed = True
         self._wake.set()
-
-    async def wait(self, seconds: float) -> bool:
-        """Wait for an event; False if none came within so many seconds."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return False
-        self._wake.clear()
-        return True

@@ -7,7 +7,8 @@ import { Stream, part } from "./stream.js";
 const body = document.body.dataset;
 const topics = body.topics.split(" ");
 const hooks = new Set();
-export const now = { frame: null, mode: { live: false, since: 0, silent: 0 }, paused: 0, revision: Number(body.revision) };
+const AT_FIRST = { live: false, since: 0, silent: 0, gone: "" };
+export const now = { frame: null, mode: AT_FIRST, paused: 0, revision: Number(body.revision) };
 
 export function onFrame(hook) {
   hooks.add(hook);
@@ -216,7 +217,7 @@ const ago = ms => {
 };
 
 function tick() {
-  const { live: up, since, silent } = now.mode;
+  const { live: up, since, silent, gone } = now.mode;
   wasLive ||= up;
   let mode = "live";
   let text = `Live, etcd revision ${now.revision}`;
@@ -229,7 +230,8 @@ function tick() {
   } else if (!up) {
     mode = "stale";
     const from = since || Number(body.at) * 1000;
-    text = `Stale since ${moment(from / 1000)} (${ago(Date.now() - from)} ago): the control server does not answer`;
+    const why = gone || "the control server does not answer";
+    text = `Stale since ${moment(from / 1000)} (${ago(Date.now() - from)} ago): ${why}`;
   } else if (silent) {
     mode = "stale";
     text = `Stale: etcd has been silent for ${Math.round(silent)} s; this is the last known state, revision ${now.revision}`;
@@ -259,7 +261,6 @@ pause.addEventListener("click", () => {
 
 // ---- the stream
 
-const events = `${body.base}events`;
 let port = null;
 let own = null;
 
@@ -279,19 +280,30 @@ function shownRows() {
 
 function connect() {
   if (typeof SharedWorker === "undefined") {
-    own?.close();
-    own = new Stream(events, message => take(part(message, topics, shownRows())));
+    own ??= new Stream((_pool, message) => taken(message));
+    followWhileVisible();
+    own.tellAll(body.pool, taken);
     return;
   }
   if (!port) {
     const url = "/console/_static/stream.js";
-    port = new SharedWorker(policy ? policy.createScriptURL(url) : url, { type: "module", name: events }).port;
+    port = new SharedWorker(policy ? policy.createScriptURL(url) : url, { type: "module", name: "console" }).port;
     port.onmessage = ({ data }) => take(data);
     port.start();
   }
-  port.postMessage({ url: events, topics, rows: shownRows() });
+  port.postMessage({ pool: body.pool, topics, rows: shownRows() });
 }
 
+const taken = message => take(part(message, topics, shownRows()));
+
+// A stream of a tab's own is closed while nobody sees the tab: streams of hidden tabs would keep others from loading.
+function followWhileVisible() {
+  const hidden = document.visibilityState === "hidden";
+  if (hidden && own.live) take({ type: "mode", ...AT_FIRST, since: own.heard });
+  own.follow(hidden ? [] : [body.pool]);
+}
+
+document.addEventListener("visibilitychange", () => own && followWhileVisible());
 addEventListener("pagehide", () => port?.postMessage({ bye: true }));
 addEventListener("pageshow", event => event.persisted && connect());
 

@@ -504,7 +504,8 @@ async def test_a_stream_that_is_opened_again_repeats_no_event(desk: Desk) -> Non
     async def until_site(http: aiohttp.ClientSession, *, there: bool) -> None:
         """Follow the stream from the newest event that was seen until the site is there, or is not."""
         last = {"Last-Event-ID": seen[-1][1]} if seen else {}
-        async with http.get(f"{desk.base}events", headers=last) as stream:
+        events = desk.base.replace("/cart/", "/_events?pool=cart")
+        async with http.get(events, headers=last) as stream:
             if there:
                 await desk.etcd.put(intent, Intent(site="north", since=1.0).encode())
             async for kind, number, data in events_of(stream):
