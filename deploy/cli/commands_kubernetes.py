@@ -16,7 +16,7 @@ from understudy.deploy.common.options import examples, report_output_option, sho
         "    --etcd-tls-secret etcd-client --registry registry.example/shop --version 0.1.0",
         "understudy render kubernetes -f pool.yaml --registry registry.example/shop --etcd etcd.data.svc:2379 \\",
         "    --mirror-site east --mirror-peer west=https://etcd.west.example:2379 --mirror-peer-tls-secret west",
-        "understudy render kubernetes -f pool.yaml --registry registry.example/shop --etcd-sites east,west",
+        "understudy render kubernetes -f pool.yaml --registry registry.example/shop --etcd-sites east,west,north",
         "understudy render kubernetes -f cart.yaml -f desk.yaml --registry registry.example/shop \\",
         "    --app-namespace desk=support --app-port desk=9000 --autoscale keda",
     )
@@ -70,9 +70,9 @@ from understudy.deploy.common.options import examples, report_output_option, sho
 @click.option(
     "--etcd-sites",
     default="",
-    metavar="ZONE,ZONE",
-    help="Two sites without a third: the zones of the trial's etcd, two members in the first and one in the other, and "
-    "Jobs for 'site take-over'. Default: members anywhere.",
+    metavar="ZONE,ZONE[,WITNESS]",
+    help="Zones of the trial's etcd. Three: one member in each, and everything else in the first two only. Two: "
+    "two members in the first and one in the other, and Jobs for 'site take-over'. Default: members anywhere.",
 )
 @shown_option(
     "--certificates",

@@ -35,6 +35,7 @@ from understudy.deploy.kubernetes.base.objects import (
     service,
     service_account,
 )
+from understudy.deploy.kubernetes.render.etcd import witness_address
 from understudy.deploy.kubernetes.render.identities import identities
 from understudy.deploy.kubernetes.render.plan import Plan
 from understudy.deploy.kubernetes.render.rights import rights_mounts, rights_variables, rights_volumes
@@ -101,6 +102,7 @@ def arguments(plan: Plan) -> tuple[str, ...]:
         pool="" if plan.shared else plan.instance,
         every_pool=plan.shared,
         etcd=(f"$({ETCD_VARIABLE})",),
+        etcd_leader=witness_address(plan),
         grpc=f"0.0.0.0:{GRPC_PORT}",
         http=f"0.0.0.0:{HTTP_PORT}",
         advertise_grpc=f"{host}:{GRPC_PORT}",

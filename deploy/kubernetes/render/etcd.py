@@ -4,6 +4,7 @@ The trial's etcd has periodic compaction and a quota, as every etcd of Understud
 network policies. It is not for production: there are no backups, and its volumes are the cluster's default.
 
 On two sites without a third it is two StatefulSets: two members in the zone of the first site, one in the other zone.
+With a witness it is three, of one member each.
 """
 
 from understudy.deploy.kubernetes.base.emit import Body, Manifest
@@ -30,14 +31,14 @@ from understudy.deploy.kubernetes.base.objects import (
     service_account,
 )
 from understudy.deploy.kubernetes.render.plan import Plan
+from understudy.deploy.kubernetes.render.zones import in_zones
 from understudy.deploy.local.programs import COMPACTION, ETCD_QUOTA_BYTES
 
 NAME = "etcd"
 MEMBERS = 3
 DATA, DATA_VOLUME = "/var/lib/etcd", "data"
-ZONE = "topology.kubernetes.io/zone"
 INITIAL_CLUSTER, CLUSTER_STATE = "INITIAL_CLUSTER", "INITIAL_CLUSTER_STATE"
-"""Variables of members on two sites, so that a lost member can be told to join again."""
+"""Variables of members on sites, so that a lost member can be told to join again."""
 
 
 def config(plan: Plan, endpoints: tuple[str, ...]) -> Manifest:
@@ -54,8 +55,18 @@ def config(plan: Plan, endpoints: tuple[str, ...]) -> Manifest:
 
 
 def trial_endpoints(plan: Plan) -> tuple[str, ...]:
-    """The client URLs of the trial's etcd: one per member, so that clients survive the loss of one."""
-    return tuple(f"http://{_host(plan, pod)}:{ETCD_PORT}" for pod in pods(plan))
+    """The client URLs of the trial's etcd: one per member, so that clients survive the loss of one.
+
+    A witness is the first, because both sites reach it while the link between them is cut.
+    """
+    first = witness_address(plan)
+    addresses = sorted((_client_address(plan, pod) for pod in pods(plan)), key=lambda address: address != first)
+    return tuple(f"http://{address}" for address in addresses)
+
+
+def witness_address(plan: Plan) -> str:
+    """``host:port`` of the witness for clients; '' without one."""
+    return _client_address(plan, f"{set_name(plan.witness)}-0") if plan.witness else ""
 
 
 def set_name(site: str) -> str:
@@ -67,14 +78,14 @@ def pods(plan: Plan) -> tuple[str, ...]:
     """The pods of all members."""
     if not plan.etcd_sites:
         return tuple(f"{NAME}-{number}" for number in range(MEMBERS))
-    first, second = map(set_name, plan.etcd_sites)
-    return (f"{first}-0", f"{first}-1", f"{second}-0")
+    return tuple(
+        f"{set_name(site)}-{number}" for site, members in _members_on(plan).items() for number in range(members)
+    )
 
 
-def in_zone(site: str) -> Body:
-    """Affinity: only on nodes of the zone with the name of the site."""
-    wanted = {"matchExpressions": [{"key": ZONE, "operator": "In", "values": [site]}]}
-    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [wanted]}}}
+def _members_on(plan: Plan) -> dict[str, int]:
+    """The sites, with the number of members of etcd on each."""
+    return dict(zip(plan.etcd_sites, (1, 1, 1) if plan.witness else (2, 1), strict=True))
 
 
 def trial_manifests(plan: Plan) -> list[Manifest]:
@@ -102,6 +113,10 @@ def trial_manifests(plan: Plan) -> list[Manifest]:
     ]
 
 
+def _client_address(plan: Plan, pod: str) -> str:
+    return f"{_host(plan, pod)}:{ETCD_PORT}"
+
+
 def _host(plan: Plan, pod: str) -> str:
     return f"{pod}.{NAME}.{plan.namespace}.svc.{plan.cluster_domain}"
 
@@ -113,7 +128,7 @@ def arguments(plan: Plan) -> tuple[str, ...]:
         "--name=$(POD_NAME)",
         f"--data-dir={DATA}/data",
         f"--listen-client-urls=http://0.0.0.0:{ETCD_PORT}",
-        f"--advertise-client-urls=http://{_host(plan, '$(POD_NAME)')}:{ETCD_PORT}",
+        f"--advertise-client-urls=http://{_client_address(plan, '$(POD_NAME)')}",
         f"--listen-peer-urls=http://0.0.0.0:{ETCD_PEER_PORT}",
         f"--initial-advertise-peer-urls=http://{_host(plan, '$(POD_NAME)')}:{ETCD_PEER_PORT}",
         *(joins if plan.etcd_sites else (f"--initial-cluster={initial_cluster(plan)}",)),
@@ -134,11 +149,11 @@ def _stateful_sets(plan: Plan) -> list[Body]:
     if not plan.etcd_sites:
         return [_stateful_set(plan, NAME, MEMBERS)]
     found = []
-    for site, members in zip(plan.etcd_sites, (MEMBERS - 1, 1), strict=True):
+    for site, members in _members_on(plan).items():
         one = _stateful_set(plan, set_name(site), members, site)
         spec = one["spec"]["template"]["spec"]
         del spec["topologySpreadConstraints"]
-        spec["affinity"] |= in_zone(site)
+        spec["affinity"] |= in_zones(site)
         spec["containers"][0]["env"] += [
             {"name": INITIAL_CLUSTER, "value": initial_cluster(plan)},
             {"name": CLUSTER_STATE, "value": "new"},

@@ -33,6 +33,7 @@ from understudy.deploy.kubernetes.render.policies import (
 from understudy.deploy.kubernetes.render.pool import pool_manifests
 from understudy.deploy.kubernetes.render.production import production
 from understudy.deploy.kubernetes.render.take_over import take_over_folders
+from understudy.deploy.kubernetes.render.zones import keep_apart_from_witness
 
 _WRITTEN = "# Written by 'understudy render "
 
@@ -104,6 +105,8 @@ def tree(plan: Plan) -> dict[str, Folder]:
             {"autoscaling.yaml": autoscaling_manifests(plan, plan.autoscale)},
             component=True,
         )
+    if plan.witness:
+        keep_apart_from_witness(plan, folders)
     return folders | take_over_folders(plan)
 
 

@@ -150,8 +150,9 @@ class Plan:
     ``rights_secret`` has rights.yaml for the control servers' HTTP port, and the token with which they, the operator's
     pod and Prometheus read there; '': no rights.
     ``example_members`` of the example application are part of the trial. ``certificates`` is the issuer of
-    everybody's, None for plain text. ``mirror``: the other one of two distant sites. ``etcd_sites``: the two sites,
-    which are zones, of the trial's etcd; the first one has two members. Empty: members are anywhere.
+    everybody's, None for plain text. ``mirror``: the other one of two distant sites. ``etcd_sites``: the sites, which
+    are zones, of the trial's etcd. Of two, the first one has two members. Of three, each has one, and the third is the
+    :attr:`witness`. Empty: members are anywhere.
     """
 
     pools: tuple[Pool, ...]
@@ -200,7 +201,7 @@ class Plan:
             self.images.injector,
             self.images.envoy,
             self.images.etcd,
-            *((self.images.take_over,) if self.etcd_sites else ()),
+            *((self.images.take_over,) if self.without_third else ()),
         ):
             _require_pinned(image)
         if self.front_drain == DRAIN_BY_ADMIN and "distroless" in self.images.envoy:
@@ -218,6 +219,16 @@ class Plan:
     def tcp(self) -> bool:
         """Whether a pool is not HTTP."""
         return any(pool.tcp for pool in self.pools)
+
+    @property
+    def witness(self) -> str:
+        """The zone that has one member of etcd and nothing else; '' for none."""
+        return self.etcd_sites[2] if len(self.etcd_sites) == 3 else ""
+
+    @property
+    def without_third(self) -> bool:
+        """Whether etcd is on two sites without a third."""
+        return len(self.etcd_sites) == 2
 
     @property
     def app_namespaces(self) -> tuple[str, ...]:
@@ -322,14 +333,17 @@ def parse_mirror(site: str, peer: str, tls_secret: str = "") -> Mirror | None:
 
 
 def parse_etcd_sites(text: str, etcd: Etcd | None) -> tuple[str, ...]:
-    """``--etcd-sites LARGER,SMALLER``; empty without it. Raises :class:`DeployError`."""
+    """``--etcd-sites LARGER,SMALLER`` or ``SITE,SITE,WITNESS``; empty without it. Raises :class:`DeployError`."""
     sites = tuple(part.strip() for part in text.split(",") if part.strip())
     if not sites:
         return ()
     if etcd is not None:
         raise DeployError("--etcd-sites places the members of '--etcd trial': an etcd of yours is where you put it")
-    if len(sites) != 2 or sites[0] == sites[1]:
-        raise DeployError(f"--etcd-sites names two zones, such as east,west, and not {text!r}")
+    if len(sites) not in (2, 3) or len(set(sites)) != len(sites):
+        raise DeployError(
+            "--etcd-sites names two zones, such as east,west, or two and a witness, such as east,west,north, "
+            f"each once, and not {text!r}"
+        )
     for site in sites:
         if not _POOL_LABEL.match(site):
             raise DeployError(f"--etcd-sites {site!r}: use at most 40 of a-z 0-9 -")

@@ -64,7 +64,8 @@ def spec_text(pool: Pool) -> str:
 def spec_name(plan: Plan, pool: Pool) -> str:
     """The name of ConfigMap and Job. It changes with the Job, since Jobs cannot be changed."""
     secrets = (plan.etcd.tls_secret, plan.etcd.login_secret) if plan.etcd else ("", "")
-    return f"spec-{pool.name}-{digest(spec_text(pool), plan.images.control, *secrets)}"
+    zones = plan.etcd_sites if plan.witness else ()
+    return f"spec-{pool.name}-{digest(spec_text(pool), plan.images.control, *secrets, *zones)}"
 
 
 def _job(plan: Plan, pool: Pool) -> Body:

@@ -17,16 +17,17 @@ from understudy.deploy.kubernetes.base.objects import (
     resources,
     scratch_mount,
 )
-from understudy.deploy.kubernetes.render.etcd import DATA, DATA_VOLUME, in_zone, set_name
+from understudy.deploy.kubernetes.render.etcd import DATA, DATA_VOLUME, set_name
 from understudy.deploy.kubernetes.render.identities import identities
 from understudy.deploy.kubernetes.render.plan import Plan
+from understudy.deploy.kubernetes.render.zones import in_zones
 
 NAME = "take-over"
 
 
 def take_over_folders(plan: Plan) -> dict[str, Folder]:
-    """The folders by path; empty if etcd is not on two sites."""
-    if not plan.etcd_sites:
+    """The folders by path; empty unless etcd is on two sites without a third."""
+    if not plan.without_third:
         return {}
     steps = {"look": ("--dry-run",), "do": ("--yes", "--reason", f"site {plan.etcd_sites[0]} is lost")}
     return {
@@ -56,7 +57,7 @@ def _job(plan: Plan, step: str, more: tuple[str, ...]) -> Body:
             *volumes(plan.certificates, identities(plan, OPERATOR)),
         ],
     )
-    template["spec"]["affinity"] = in_zone(left)
+    template["spec"]["affinity"] = in_zones(left)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
