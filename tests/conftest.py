@@ -33,13 +33,15 @@ LONG = {
     *("test_gateway.py", "test_sidecars.py", "test_security_encryption.py", "test_security_etcd.py"),
     *("test_two_releases.py", "test_wheel.py"),
     *("test_browser.py", "test_mcp.py", "test_rebalance.py", "test_run_injected.py", "test_front_of_pools.py"),
+    *("test_blue_green.py", "test_site_take_over.py", "test_two_sites.py", "test_many_pools.py", "test_etcd_sites.py"),
+    *("test_lease.py", "test_election.py", "test_controller.py"),
 }
 """Files with tests that take many seconds, most of which they wait."""
 LONG_FOLDERS = {"faults", "replicas", "frameworks"}
 """Folders of such tests."""
 _gc_unfreeze = gc.unfreeze
-WORKERS = 5
-"""Workers at the least: a test with real servers waits for more than half of its time."""
+WORKERS = 7
+"""Workers at the least: a test with real servers waits for most of its time. With 5 a fifth of two cores is idle."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -142,11 +144,11 @@ def _shares(item: pytest.Item) -> bool:
 
 
 def _mixed(long: list[list[pytest.Item]], short: list[list[pytest.Item]]) -> list[pytest.Item]:
-    """Both in their order, the long ones evenly among the first two thirds of the short ones.
+    """Both in their order, the long ones evenly among the first half of the short ones.
 
     Tests that share something stay together here too: pytest ends what a module shares before a test of another one.
     """
-    placed = [(number / len(long) * 2 / 3, one) for number, one in enumerate(long)]
+    placed = [(number / len(long) / 2, one) for number, one in enumerate(long)]
     placed += [(number / len(short), one) for number, one in enumerate(short)]
     return [item for _, one in sorted(placed, key=lambda place: place[0]) for item in one]
 

@@ -149,13 +149,14 @@ async def test_the_review_counts_the_requests_that_clients_saw_fail(tmp_path: Pa
         seen = await asyncio.gather(*under_way)
         assert sorted(seen) == [200] * (SLOW_REQUESTS - unrepeatable) + [503] * unrepeatable
 
-        async def counted() -> dict | None:
+        async def counted() -> dict:
             told = await review(tmp_path)
             worst = [one for one in told["worst"] if one["from"] == member]
             requests = worst[0]["requests"] if worst else None
             # Envoy's counts and its reports of what failed come each in its own time.
-            whole = requests and requests["failed"] == unrepeatable <= requests["total"]
-            return told if whole else None
+            if not requests or not requests["failed"] == unrepeatable <= requests["total"]:
+                raise LookupError(f"{unrepeatable} calls of {member} failed: {told['traffic']} {told['worst']}")
+            return told
 
         told = await until(counted, timeout=60, what="the review knows the takeover's requests", every=1)
         figure = next(one for one in told["figures"] if one["key"] == "failed_requests")
