@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from understudy.deploy.cli.watching import watch_option
 from understudy.deploy.common.options import (
     EtcdOptions,
     etcd_options,
@@ -17,6 +18,7 @@ from understudy.deploy.common.options import (
 
 
 @click.command(epilog=examples("understudy capacity", "understudy capacity -o json"))
+@watch_option
 @pool_option(required=False)
 @etcd_options
 @output_option

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from understudy.deploy.cli.commands_drain import duration
+from understudy.deploy.cli.watching import watch_option
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.common.key_command import KeyCommand
 from understudy.deploy.common.options import examples, list_output_option, show, shown_option
@@ -107,6 +108,7 @@ def remove(name: str, session_api: str) -> None:
 
 
 @checks.command("list", epilog=examples("understudy checks list", "understudy checks list -o json"))
+@watch_option
 @list_output_option
 @_session_api_option
 def list_checks(output: str, session_api: str) -> None:

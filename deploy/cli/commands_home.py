@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from understudy.deploy.cli.watching import watch_option
 from understudy.deploy.common.operator import reason_option, this_operator, user_name
 from understudy.deploy.common.options import (
     EtcdOptions,
@@ -106,6 +107,7 @@ def home() -> None:
 
 
 @home.command(epilog=examples("understudy home status --pool cart --etcd etcd-west:2379 --peer east=etcd-east:2379"))
+@watch_option
 @peer_option(required=False)
 @pool_option(required=False)
 @etcd_options

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from understudy.deploy.cli.watching import watch_option
 from understudy.deploy.common.completion import complete_pool
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.options import EtcdOptions, etcd_options, examples, list_output_option, show
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         "understudy pools delete crat",
     ),
 )
+@watch_option
 @etcd_options
 @list_output_option
 @click.pass_context

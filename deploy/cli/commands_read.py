@@ -224,6 +224,7 @@ async def _failovers(place: PoolLocation) -> tuple[dict[str, list[dict[str, str]
     "--all", "every", is_flag=True, help="Show every span. Without it, long traces are summarised by process and phase."
 )
 @click.argument("trace_id", metavar="[ID]", default="latest")
+@watch_option
 @pool_option(required=False)
 @etcd_options
 @list_output_option

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from understudy.deploy.cli.watching import watch_option
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.common.operator import reason_option, this_operator
 from understudy.deploy.common.options import (
@@ -243,7 +244,8 @@ def import_(file: Path, rate: float, yes: bool, reason: str, wait: float, pool: 
     _with_pool(place, run)
 
 
-@rebalance.command(epilog=examples("understudy rebalance status", "understudy rebalance status -o json"))
+@rebalance.command(epilog=examples("understudy rebalance status", "understudy rebalance status --watch"))
+@watch_option
 @pool_option(required=False)
 @etcd_options
 @output_option

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from understudy.deploy.cli.every_pool import pools_option
+from understudy.deploy.cli.watching import watch_option
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.options import (
     EtcdOptions,
@@ -72,6 +73,7 @@ def _window(_: click.Context, parameter: click.Parameter, value: str) -> int:
     type=click.Path(path_type=Path, dir_okay=False),
     help="File for the review as an HTML page. Default: none.",
 )
+@watch_option
 @etcd_options
 @list_output_option
 @pools_option(source="--from", spec_file="--spec", html="--html")

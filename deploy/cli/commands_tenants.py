@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from understudy.deploy.cli.watching import watch_option
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.operator import reason_option, this_operator
 from understudy.deploy.common.options import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         "understudy tenants delete acme",
     ),
 )
+@watch_option
 @etcd_options
 @list_output_option
 @click.pass_context
