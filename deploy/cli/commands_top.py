@@ -156,6 +156,7 @@ async def _keep_asking(screen: Screen, pool: str, known: asyncio.Event) -> None:
 async def _ask(state: "PoolState", pool: str) -> "Surroundings":
     """What control servers say beside etcd. One that does not answer is left out."""
     from understudy.deploy.console.frame import Surroundings
+    from understudy.deploy.console.measured import Measured
     from understudy.deploy.console.traffic import added, recent_rate
     from understudy.deploy.inspect.controls import ask_controls
     from understudy.deploy.inspect.envoys import read_envoys
@@ -174,9 +175,10 @@ async def _ask(state: "PoolState", pool: str) -> "Surroundings":
         ask_controls(controls.values(), "/v1/status", pool),
         ask_controls(controls.values(), "/v1/traffic", pool),
     )
-    took: dict[str, float] = {}
+    took: dict[str, Measured] = {}
     with contextlib.suppress(DeployError):
-        took = dict(await read_durations(list(controls.values()), MOST_LISTED)) if state.failovers else {}
+        durations = await read_durations(list(controls.values()), MOST_LISTED) if state.failovers else {}
+        took = {trace: Measured(ms) for trace, ms in durations.items()}
     rate = recent_rate(added(series))
     warnings, load = list(front_warnings(fronts)), load_by_member(statuses)
     return Surroundings(heard_by(statuses), envoys, fronts, took, warnings, load=load, per_second=rate)

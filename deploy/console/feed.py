@@ -18,9 +18,10 @@ import msgspec
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.console.changes import changes
-from understudy.deploy.console.frame import Frame, Surroundings, frame_of
+from understudy.deploy.console.frame import FAILOVERS_KEPT, Frame, Surroundings, frame_of
 from understudy.deploy.console.headroom import headroom_of
 from understudy.deploy.console.home import NO_HOME, home_shown
+from understudy.deploy.console.measured import Measured, measured
 from understudy.deploy.console.pace import REFRESH_SECONDS, Pace
 from understudy.deploy.console.subscribers import StreamEvent, Subscriber, encoded
 from understudy.deploy.console.traffic import Traffic, added, recent_rate
@@ -53,7 +54,10 @@ ASK_SECONDS = 5.0
 SYNC_TIMEOUT = 3.0
 """Seconds that a request waits for the first reading of etcd. After that it gets what the control server knows."""
 IDLE_SECONDS = 60.0
-TRACES_ASKED = 200
+TRACES_READ = 20
+"""Traces that are read from the store at most, once a second."""
+YOUNG_SECONDS = 600.0
+"""Spans of a change that began so long ago may still come, such as those of a member that came back."""
 
 
 class PoolFeed:
@@ -78,7 +82,7 @@ class PoolFeed:
         self._run_id = secrets.token_hex(4)
         self._encoded: StreamEvent | None = None
         self._subscribers: set[Subscriber] = set()
-        self._durations_at = float("-inf")
+        self._measured_at = float("-inf")
         self.used_at = time.monotonic()
 
     # What runs
@@ -204,7 +208,7 @@ class PoolFeed:
         self._around = msgspec.structs.replace(
             self._around,
             heard=heard_by([report]),
-            took_ms=await self._durations(state),
+            measured=await self._measurements(state),
             waits_for=self.service.controller.rebalancer.waits_for,
             drill=self._drill(self.pool),
         )
@@ -222,16 +226,19 @@ class PoolFeed:
             for one in self._subscribers:
                 one.offer(event)
 
-    async def _durations(self, state: PoolState) -> dict[str, float]:
-        """How long failovers took, from this server's trace store; asked only while one is not known."""
-        known = dict(self._around.took_ms)
-        fresh = any(at.record.trace not in known for at in state.failovers.values())
-        if fresh and time.monotonic() - self._durations_at >= REFRESH_SECONDS:
-            self._durations_at = time.monotonic()
-            with contextlib.suppress(StoreError):
-                for trace in await self._parts.store.traces(TRACES_ASKED):
-                    if trace.total_ms is not None:
-                        known[trace.trace_id] = trace.total_ms
+    async def _measurements(self, state: PoolState) -> dict[str, Measured]:
+        """What the trace store here tells of the newest failovers. Spans may come late: young ones are read again."""
+        known, now = dict(self._around.measured), time.monotonic()
+        if now - self._measured_at < REFRESH_SECONDS:
+            return known
+        self._measured_at = now
+        started = {trace: parts[0].started for trace, parts in state.changes()[:FAILOVERS_KEPT]}
+        fresh = [trace for trace in started if trace not in known]
+        young = [trace for trace in known if started.get(trace, 0.0) > time.time() - YOUNG_SECONDS]
+        with contextlib.suppress(StoreError):
+            for trace in [*fresh, *young][:TRACES_READ]:
+                known.pop(trace, None)  # the one that was read longest ago is always the first
+                known[trace] = measured(await self._parts.store.trace(trace), self.pool)
         return known
 
     @property

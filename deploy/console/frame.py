@@ -14,6 +14,7 @@ import msgspec
 
 from understudy.deploy.console.home import NO_HOME
 from understudy.deploy.console.marks import UNKNOWN, Mark, marks_of, natural
+from understudy.deploy.console.measured import NOT_MEASURED, Measured
 from understudy.deploy.console.plans import last_plan
 from understudy.deploy.console.problems import Problem, problems_of
 from understudy.deploy.inspect.envoys import View
@@ -57,7 +58,7 @@ class Surroundings(msgspec.Struct, frozen=True):
         heard: the reports of members, as this control server got them.
         envoys: the xDS state of Envoys (``understudy.deploy.inspect.envoys``); None if it was not asked for yet.
         fronts: what front Envoys report (``understudy.deploy.inspect.fronts``).
-        took_ms: durations of failovers by trace.
+        measured: what traces tell of failovers, by trace.
         warnings: more warnings, such as those of front Envoys.
         per_second: requests a second of late (``traffic.recent_rate``); None: not known.
         waits_for: why the rebalance that this control server carries out does not go on; '' while it does.
@@ -72,7 +73,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     heard: Mapping[tuple[str, str], MemberReport] = msgspec.field(default_factory=dict)
     envoys: View | None = None
     fronts: Sequence[View] = ()
-    took_ms: Mapping[str, float] = msgspec.field(default_factory=dict)
+    measured: Mapping[str, Measured] = msgspec.field(default_factory=dict)
     warnings: Sequence[str] = ()
     load: Sequence[View] = ()
     links: Sequence[View] = ()
@@ -119,7 +120,7 @@ def frame_of(state: PoolState, revision: int, now: float, around: Surroundings |
     slots = table_view(state)["slots"]
     marks = marks_of(_named(state, status, slots))
     members = _members(state, status["members"], marks, now)
-    failovers = _failovers(state, around.took_ms)
+    failovers = _failovers(state, around.measured)
     sites = site_rows(state, copies_by_slot(state), now, reports_in(around.load))
     problems = problems_of(state, status, now, _degraded(state, sites, now, around))
     return Frame(
@@ -263,13 +264,12 @@ def _mark_view(mark: Mark) -> View:
     return {"mark": mark.text, "tone": mark.tone, "pattern": mark.pattern}
 
 
-def _failovers(state: PoolState, took_ms: Mapping[str, float]) -> Objects:
+def _failovers(state: PoolState, measured: Mapping[str, Measured]) -> Objects:
     rows = failovers_view(state)["failovers"][:FAILOVERS_KEPT]
     return {
         row["trace"]: {
             **row,
-            "took_ms": took_ms.get(row["trace"]),
-            "took": length(took_ms[row["trace"]]) if row["trace"] in took_ms else "not known",
+            **measured.get(row["trace"], NOT_MEASURED).view(),
             "who": f"{', '.join(row['from']) or 'nobody'} → {', '.join(row['to'])}",
         }
         for row in rows
@@ -283,11 +283,11 @@ def _envoys(envoys: View | None) -> Objects:
 
 def _overview(status: View, problems: Sequence[Problem], failovers: Objects, members: Objects) -> View:
     last = next(iter(failovers.values()), None)
-    serving = sum(row["active"] > 0 and row["state"] in WELL_STATES for row in members.values())
+    serving = serving_of(members.values())
     traffic = _traffic(status["fronts"]) if status["envoys"] is not None else None
     return {
         "level": max((problem.level for problem in problems), default=0),
-        "sentence": _sentence(status, serving, len(members)),
+        "sentence": sentence(status, serving, len(members)),
         "exposure": _exposure(status["replication"]),
         "mode": status["mode"],
         "slots": status["slots"],
@@ -303,8 +303,13 @@ def _overview(status: View, problems: Sequence[Problem], failovers: Objects, mem
     }
 
 
-def _sentence(status: View, serving: int, members: int) -> str:
-    """The state of the pool in one sentence."""
+def serving_of(members: Iterable[View]) -> int:
+    """The number of members that serve: they are active for slots, and well."""
+    return sum(row["active"] > 0 and row["state"] in WELL_STATES for row in members)
+
+
+def sentence(status: View, serving: int, members: int) -> str:
+    """The state of a pool in one sentence; ``status`` is its ``status`` view, which may be without ``replication``."""
     slots, copies = status["slots"], status["replication"]
     if not slots["total"]:
         return "The pool has no slot table yet."

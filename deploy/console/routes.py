@@ -16,6 +16,7 @@ from aiohttp import web
 
 from understudy.deploy.common.errors import DeployError, NegativeAnswer
 from understudy.deploy.console import acts, reading
+from understudy.deploy.console.all_pools import pool_rows
 from understudy.deploy.console.drill_runs import CHECKED_MOST, DrillRuns
 from understudy.deploy.console.feed import Feeds, PoolFeed
 from understudy.deploy.console.joined_stream import joined
@@ -210,7 +211,9 @@ class _Console:
         rows = [row for row in self._parts.pools.rows() if names is None or row["pool"] in names]
         if len(rows) == 1 and not self._parts.pools.several:
             raise web.HTTPFound(f"{PREFIX}/{rows[0]['pool']}/")
-        text = render("pools.html", rows=rows, control=self._parts.name)
+        now = time.time()
+        states = {one.pool: one.controller.state_builder.state for one in self._parts.pools.services}
+        text = render("pools.html", rows=pool_rows(rows, states, now), control=self._parts.name, at=now)
         return web.Response(text=text, content_type="text/html")
 
     async def _to_pool(self, request: web.Request) -> web.Response:

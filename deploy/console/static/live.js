@@ -69,10 +69,23 @@ function setAttributes(one, object) {
     if (one.dataset.most) one.max = field(object, one.dataset.most);
     one.value = field(object, one.dataset.meter) ?? 0;
   }
+  if (one.dataset.parts) setParts(one, field(object, one.dataset.parts) ?? []);
   if (one.dataset.link) {
     const href = one.dataset.prefix + encodeURIComponent(field(object, one.dataset.link) ?? "");
     if (one.getAttribute("href") !== href) one.setAttribute("href", href);
   }
+}
+
+// The rectangles of a bar. Only those that differ are changed.
+function setParts(bar, parts) {
+  while (bar.childElementCount > parts.length) bar.lastElementChild.remove();
+  parts.forEach((part, index) => {
+    const one = bar.children[index] ?? bar.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "rect"));
+    const wanted = { class: part.group, x: part.x, width: part.width, height: 10 };
+    for (const [name, value] of Object.entries(wanted)) {
+      if (one.getAttribute(name) !== String(value)) one.setAttribute(name, value);
+    }
+  });
 }
 
 // ---- lists

@@ -10,6 +10,7 @@ from tests.deploy.console.pools import NOW, TRACE, a_pool, drained, failed_over,
 from understudy.deploy.console.changes import changes
 from understudy.deploy.console.frame import NO_LAG, Surroundings, frame_of
 from understudy.deploy.console.marks import letters, marks_of
+from understudy.deploy.console.measured import Measured
 from understudy.deploy.inspect.sites import sites_view
 from understudy.deploy.inspect.views import status_view, table_view
 from understudy.statesync.etcd.client import EndpointStatus
@@ -244,7 +245,7 @@ def test_a_failover_says_how_long_it_took_or_that_this_is_not_known():
     state = a_pool()
     failed_over(state, "cart-1", "cart-2", (0, 3))
     assert frame_of(state, 9, NOW).objects["failovers"][TRACE]["took"] == "not known"
-    told = frame_of(state, 9, NOW, Surroundings(took_ms={TRACE: 69.0}))
+    told = frame_of(state, 9, NOW, Surroundings(measured={TRACE: Measured(69.0)}))
     assert told.objects["failovers"][TRACE]["took"] == "69 ms"
     assert told.overview["last"]["who"] == "cart-1 → cart-2"
 

@@ -180,4 +180,8 @@ async def test_a_stream_has_only_the_pools_that_its_caller_may_see(hall: Hall) -
     assert list(events[-1][1]["silent_seconds"]) == [MINE]
     assert await read_events(hall, f"pool={other}", "guarded", **anna) == (HTTPStatus.NOT_FOUND, [])
     assert (await read_events(hall, f"pool={MINE}", "guarded"))[0] == HTTPStatus.UNAUTHORIZED
+    async with aiohttp.ClientSession(headers=anna) as http, http.get(hall.url("", "guarded")) as answer:
+        page = await answer.text()
+    assert f"{SPEC.slots} of {SPEC.slots} slots have no living owner; 0 of 0 members serve." in page
+    assert (f"/console/{MINE}/" in page, other in page) == (True, False)
     hall.programs["guarded"].kill()
