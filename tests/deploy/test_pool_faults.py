@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.harness.forkserver import forked
 from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.waiting import free_port, until
@@ -490,6 +492,7 @@ def envoy_pid(scene: Scene) -> int:
     return 0
 
 
+@pytest.mark.nightly
 async def test_nobody_notices_that_every_member_is_upgraded_one_after_the_other(tmp_path: Path) -> None:
     async with under_load(tmp_path) as scene:
         place = ("--etcd", ",".join(scene.pool.etcd_endpoints), "--pool", "cart")

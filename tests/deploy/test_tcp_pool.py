@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from tests.harness.forkserver import forked
 from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.waiting import until
@@ -221,6 +223,7 @@ async def test_a_drained_members_clients_go_on_elsewhere_and_its_return_breaks_n
         assert (code, drained in said) == (0, True)
 
 
+@pytest.mark.nightly
 async def test_drills_bring_clients_of_their_own_and_judge_what_those_saw(tmp_path: Path) -> None:
     async with under_load(tmp_path, CALM) as scene:
         front = scene.pool.layout.front.listen

@@ -62,6 +62,7 @@ async def _answer(caller: Caller, name: str, key: str) -> tuple[int, str]:
     return await until(definite, 40, f"{name} answers")
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not LIBRARY.exists(), reason=NO_LIBRARY)
 async def test_a_member_whose_clock_is_two_hours_ahead_ends_no_session_and_status_names_it(tmp_path):
     async with fault_pool(takeover="lease", clocks=True, before=OFTEN, home=tmp_path) as pool:

@@ -51,7 +51,9 @@ async def counts_on(pool: FaultPool, active: str, name: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("way", [Way.REQUESTS, Way.ANSWERS], ids=["to it", "from it"])
+@pytest.mark.parametrize(
+    "way", [pytest.param(Way.REQUESTS, id="to it", marks=pytest.mark.nightly), pytest.param(Way.ANSWERS, id="from it")]
+)
 async def test_a_standby_that_is_cut_off_one_way_from_its_active_is_left_out_until_it_is_back(way, tmp_path):
     async with replica_pool(tmp_path) as (pool, history):
         cable = pool.members["m2"].from_peers
@@ -66,6 +68,7 @@ async def test_a_standby_that_is_cut_off_one_way_from_its_active_is_left_out_unt
         cable.mend("m1")
 
 
+@pytest.mark.nightly
 async def test_a_standby_that_gets_little_cpu_breaks_no_promise(tmp_path):
     if reason := unable():
         pytest.skip(reason)
@@ -74,6 +77,7 @@ async def test_a_standby_that_gets_little_cpu_breaks_no_promise(tmp_path):
             await progress(history, 60)
 
 
+@pytest.mark.nightly
 async def test_a_standby_that_is_killed_again_and_again_while_it_joins_breaks_no_promise(tmp_path):
     async with replica_pool(tmp_path) as (pool, history):
         standby = pool.members["m2"]

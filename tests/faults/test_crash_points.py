@@ -21,6 +21,9 @@ FIRST, SECOND, THIRD = "m1", "m2", "m3"
 AS_USUAL = (FIRST, SECOND, THIRD)
 THE_OTHER_WAY = (SECOND, FIRST, THIRD)
 PATIENCE = 90.0
+WRITE_DECIDED, WRITE_COMMITTED = CrashPoint.WRITE_DECIDED, CrashPoint.WRITE_COMMITTED
+CLAIM_DECIDED, CLAIM_WON, SYNC_PAGE = CrashPoint.CLAIM_DECIDED, CrashPoint.CLAIM_WON, CrashPoint.SYNC_PAGE
+HANDOVERS = [point for point in CrashPoint if point.startswith("handover.")]
 OPERATIONS_WITHOUT = 20
 """Operations of clients after a member has ended, before it is started again."""
 
@@ -105,10 +108,10 @@ class Stage:
 @pytest.mark.parametrize(
     ("takeover", "points"),
     [
-        ("fast", [point for point in CrashPoint if not point.startswith("handover.")]),
-        ("lease", [point for point in CrashPoint if point.startswith("handover.")]),
+        pytest.param("fast", [WRITE_DECIDED, WRITE_COMMITTED, CLAIM_WON], id="writes and claims"),
+        pytest.param("fast", [CLAIM_DECIDED, SYNC_PAGE], id="claims and copies", marks=pytest.mark.nightly),
+        pytest.param("lease", HANDOVERS, id="handovers", marks=pytest.mark.nightly),
     ],
-    ids=["writes, claims and copies", "handovers"],
 )
 async def test_a_sidecar_that_ends_at_any_named_point_breaks_no_promise(takeover, points, tmp_path):
     async with (

@@ -40,6 +40,7 @@ class Controls:
         return lasting == set(members) and all(row["state"] == "UP" for row in rows)
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not DEBIAN_ETCD.exists(), reason=NO_SAFE_ETCD)
 async def test_each_slot_stays_where_it_is_until_a_site_is_cut_off_from_etcd_too(tmp_path: Path) -> None:
     if reason := unable():

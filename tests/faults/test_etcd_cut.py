@@ -27,7 +27,11 @@ needs_safe_etcd = pytest.mark.skipif(not DEBIAN_ETCD.exists(), reason=NO_SAFE_ET
 
 
 @pytest.mark.parametrize(
-    ("takeover", "cuts"), [("lease", ["both ways", "no requests"]), ("fast", ["no answers", "resets"])]
+    ("takeover", "cuts"),
+    [
+        ("lease", ["both ways", "no requests"]),
+        pytest.param("fast", ["no answers", "resets"], marks=pytest.mark.nightly),
+    ],
 )
 async def test_a_member_that_alone_is_cut_off_from_etcd_gives_its_slots_away_and_keeps_every_promise(
     takeover, cuts, tmp_path
@@ -69,7 +73,7 @@ async def away(pool: FaultPool, how: str) -> AsyncIterator[None]:
 
 
 @needs_safe_etcd
-@pytest.mark.parametrize(("etcds", "how"), [(3, "killed"), (1, "frozen")])
+@pytest.mark.parametrize(("etcds", "how"), [(3, "killed"), pytest.param(1, "frozen", marks=pytest.mark.nightly)])
 async def test_no_slot_changes_its_owner_when_etcd_was_away_and_some_find_it_before_others(etcds, how, tmp_path):
     async with fault_pool(takeover="fast", etcds=etcds, home=tmp_path) as pool:
         await until(pool.at_rest, 60, "every member has its share")

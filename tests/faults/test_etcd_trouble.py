@@ -73,6 +73,7 @@ async def _memory_is_over(caller: Caller) -> bool:
     return (await caller.get("m1", "probe-m1"))[0] == 503
 
 
+@pytest.mark.nightly
 async def test_a_slow_etcd_makes_writes_slow_and_moves_nothing(tmp_path):
     async with fault_pool(takeover="lease", home=tmp_path) as pool, judged_clients(pool) as history:
         settled = len(pool.owner_changes)

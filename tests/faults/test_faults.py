@@ -43,7 +43,7 @@ def verdict(result: Result, tmp_path) -> str:
     return "\n".join(str(violation) for violation in result.violations)
 
 
-@pytest.mark.parametrize("takeover", ["fast", "lease"])
+@pytest.mark.parametrize("takeover", ["fast", pytest.param("lease", marks=pytest.mark.nightly)])
 async def test_every_promise_holds_under_random_faults(takeover, seed, tmp_path):
     async with fault_pool(takeover=takeover, home=tmp_path) as pool:
         result = await play(pool, seed, seconds=SECONDS, faults=faults_for_this_etcd())
@@ -52,7 +52,7 @@ async def test_every_promise_holds_under_random_faults(takeover, seed, tmp_path)
     assert result.faults
 
 
-@pytest.mark.parametrize("takeover", ["fast", "lease"])
+@pytest.mark.parametrize("takeover", [pytest.param("fast", marks=pytest.mark.nightly), "lease"])
 async def test_every_class_of_durability_keeps_its_promise_under_random_faults(takeover, seed, tmp_path):
     faults = faults_for_this_etcd(REPLICA_FAULTS)
     async with fault_pool(takeover=takeover, home=tmp_path, more="durability: replicas") as pool:
@@ -71,6 +71,7 @@ async def test_an_owner_that_sleeps_through_its_takeover_breaks_nothing(seed, tm
     assert any(" lost: " in change.cause for change in result.history.owners)
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not DEBIAN_ETCD.exists(), reason=NO_SAFE_ETCD)
 async def test_killing_etcd_again_and_again_loses_nothing_and_moves_nothing(seed, tmp_path):
     kills = (Fault("kill -9 of etcd", 0.1, 1.0, 1, killed_etcd),)

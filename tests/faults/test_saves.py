@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
+import pytest
+
 from tests.faults.judged import Caller
 from tests.faults.pool import FaultPool, fault_pool
 from tests.harness.etcd_gate import SaveFault
@@ -55,6 +57,7 @@ async def refused(pool: FaultPool, how: SaveFault) -> None:
     assert problem in WITHOUT_SAVES
 
 
+@pytest.mark.nightly
 async def test_replicas_writes_go_on_while_saves_fail_and_etcd_gets_them_after(tmp_path):
     async with gated_pool(tmp_path) as pool:
         await in_all_sets(pool, 2)

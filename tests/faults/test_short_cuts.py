@@ -128,6 +128,7 @@ async def _whole(pool: FaultPool, ground: Namespaces, stack: AsyncExitStack) -> 
     return Whole(pool, await ground.front(pool, stack, FRONT), admins)
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not DEBIAN_ETCD.exists(), reason=NO_SAFE_ETCD)
 async def test_after_a_cut_of_eight_seconds_between_any_two_parts_all_is_as_before(tmp_path):
     if reason := unable():

@@ -61,6 +61,7 @@ async def metric(address: str, name: str) -> float:
     return float(found[1]) if found else 0.0
 
 
+@pytest.mark.nightly
 async def test_a_takeover_is_served_with_receivers_gone_and_hanging_and_the_disk_full(tmp_path):
     if reason := unable():
         pytest.skip(reason)

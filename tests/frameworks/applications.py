@@ -54,16 +54,20 @@ CACHED_DB = {"SESSION_ENGINE": "django.contrib.sessions.backends.cached_db"}
 FLASK = Example("flask", "session", "flask_app", ("flask_session",))
 DJANGO = Example("django", "sessionid", "django_app", ("django",))
 EXPRESS = Example("express", "connect.sid", "express")
+OTHER_STORES = (
+    Example("django with cached_db", "sessionid", "django_app", ("django",), CACHED_DB, keeps_elsewhere=True),
+    Example("django-redis", "sessionid", "django_app", ("django_redis",), DJANGO_REDIS),
+    Example("express with ioredis", "connect.sid", "express", (), {"REDIS_CLIENT": "ioredis"}),
+    Example("php with locks", "PHPSESSID", "php", (), {"SESSION_LOCKING": "1"}),
+)
+"""Frameworks of which there is another example, with another store or another client."""
 EXAMPLES_OF_ALL = (
     FLASK,
     DJANGO,
-    Example("django with cached_db", "sessionid", "django_app", ("django",), CACHED_DB, keeps_elsewhere=True),
-    Example("django-redis", "sessionid", "django_app", ("django_redis",), DJANGO_REDIS),
     Example("starlette", "session", "starlette_app", ("starsessions", "uvicorn")),
     EXPRESS,
-    Example("express with ioredis", "connect.sid", "express", (), {"REDIS_CLIENT": "ioredis"}),
     Example("php", "PHPSESSID", "php"),
-    Example("php with locks", "PHPSESSID", "php", (), {"SESSION_LOCKING": "1"}),
+    *OTHER_STORES,
 )
 
 

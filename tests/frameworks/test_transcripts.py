@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 import pytest_asyncio
 
-from tests.frameworks.applications import EXAMPLES_OF_ALL, running
+from tests.frameworks.applications import EXAMPLES_OF_ALL, OTHER_STORES, Example, running
 from tests.frameworks.transcript import SESSION_SECONDS, refused, transcript
 from tests.harness.redis_client import redis_client
 from tests.harness.sidecars import sidecar_pool
@@ -43,7 +43,13 @@ async def sidecar(etcd) -> AsyncIterator[str]:
         yield f"redis://{pool.members['a'].redis}/0"
 
 
-@pytest.mark.parametrize("example", EXAMPLES_OF_ALL, ids=lambda example: example.name)
+def _case(example: Example) -> object:
+    """One store for each framework in every run; its others in the nightly one."""
+    marks = [pytest.mark.nightly] if example in OTHER_STORES else []
+    return pytest.param(example, id=example.name, marks=marks)
+
+
+@pytest.mark.parametrize("example", map(_case, EXAMPLES_OF_ALL))
 async def test_the_answers_are_the_same_with_a_sidecar_as_with_redis(example, redis, sidecar, tmp_path):
     async with AsyncExitStack() as stack:
         urls = []

@@ -11,8 +11,23 @@ import pytest
 from tests.model.replication.bounds import BUGS_OF_OTHERS, LARGE, MUTANTS, SMALL, explored
 from tests.model.replication.world import Bounds, Rules
 
+LARGEST = {
+    "a handover, and reads from memory",
+    "a slot given away, and reads from memory",
+    "two claims, and reads from memory",
+    "a claim whose answer never comes",
+    "a learner joins while a save is under way",
+    "claim_keeps_the_others",
+    "late_answers_yield",
+}
+"""Searches that take many seconds each, half the time of all: the nightly run has them."""
 
-@pytest.mark.parametrize("bounds", SMALL.values(), ids=SMALL)
+
+def _nightly(name: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.nightly] if name in LARGEST else []
+
+
+@pytest.mark.parametrize("bounds", [pytest.param(one, id=name, marks=_nightly(name)) for name, one in SMALL.items()])
 def test_every_invariant_holds_in_every_state(bounds: Bounds) -> None:
     found = explored(Rules(), bounds)
     assert not found.broken, found
@@ -27,8 +42,12 @@ def test_every_invariant_holds_within_larger_bounds(bounds: Bounds) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "mutant"),
-    MUTANTS.items(),
-    ids=[f"{rule}: {BUGS_OF_OTHERS[rule]}" if rule in BUGS_OF_OTHERS else rule for rule in MUTANTS],
+    [
+        pytest.param(
+            rule, mutant, id=": ".join((rule, BUGS_OF_OTHERS.get(rule, ""))).rstrip(": "), marks=_nightly(rule)
+        )
+        for rule, mutant in MUTANTS.items()
+    ],
 )
 def test_without_any_one_rule_there_is_a_history_that_breaks_the_protocol(
     rule: str, mutant: tuple[Bounds, str]

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import aiohttp
+import pytest
 
 from tests.faults.pool import FaultPool
 from tests.harness.waiting import until
@@ -58,6 +59,7 @@ async def repairing(pool: FaultPool, members: Sequence[str]) -> AsyncIterator[Re
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@pytest.mark.nightly
 async def test_nothing_is_lost_while_all_copies_are_made_anew_again_and_again(tmp_path):
     async with replica_pool(tmp_path) as pool:
         async with under_load(pool) as load:

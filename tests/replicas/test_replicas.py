@@ -5,6 +5,8 @@ import re
 import signal
 from collections.abc import Sequence
 
+import pytest
+
 from tests.faults.judged import Caller, judged_clients
 from tests.faults.pool import FaultPool
 from tests.faults.test_etcd_trouble import needs_safe_etcd
@@ -211,6 +213,7 @@ async def began_a_session(pool: FaultPool, member: str) -> tuple[int, str]:
         return answer.status, answer.headers.get("Understudy-Durability", "")
 
 
+@pytest.mark.nightly
 async def test_a_frozen_standby_is_left_out_and_comes_back(tmp_path):
     async with replica_pool(tmp_path) as pool:
         record = await pool.record("m2")
@@ -262,6 +265,7 @@ async def test_nobody_notices_that_five_members_become_two_at_once(tmp_path):  #
         assert set((await pool.losses()).values()) == {0}
 
 
+@pytest.mark.nightly
 async def test_only_the_youngest_replicas_writes_are_gone_after_all_members_are_killed_and_that_is_counted(tmp_path):
     async with replica_pool(tmp_path, traces=True) as pool:
         before = await pool.losses()

@@ -6,6 +6,8 @@ import signal
 import sys
 from typing import Any
 
+import pytest
+
 from tests.faults.pool import FaultPool
 from tests.harness.forkserver import forked
 from tests.harness.places import ROOT
@@ -80,6 +82,7 @@ async def same(pool: FaultPool, theirs: set[int]) -> bool:
     return await waiting(pool) == theirs
 
 
+@pytest.mark.nightly
 async def test_slots_of_hosts_that_are_silent_are_revived_and_their_processes_follow_when_they_come_back(tmp_path):
     async with replica_pool(tmp_path, members=4) as pool:
         theirs = await sets_within(pool, DOOMED)

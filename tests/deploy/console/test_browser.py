@@ -248,6 +248,7 @@ async def test_a_plan_is_applied_undone_and_aborted_by_keyboard_and_audited_as_b
     assert {"rebalance undo", "rebalance abort"} <= {row["what"] for row in records if row["who"] == "anna"}
 
 
+@pytest.mark.nightly
 async def test_a_drill_starts_at_the_page_and_says_how_it_ended(desk: Desk) -> None:
     await settled(desk.pool.layout, desk.etcd)
     async with desk.window() as window:
@@ -276,6 +277,7 @@ async def test_a_drill_starts_at_the_page_and_says_how_it_ended(desk: Desk) -> N
     assert all("console of control-1" in row["process"] for row in mine)
 
 
+@pytest.mark.nightly
 async def test_a_control_server_that_stops_undoes_the_drain_of_its_drill(desk: Desk) -> None:
     await settled(desk.pool.layout, desk.etcd)
     async with desk.window() as window:
@@ -377,6 +379,7 @@ async def test_a_site_has_bars_that_say_what_the_numbers_say(desk: Desk) -> None
     assert desk.said == []
 
 
+@pytest.mark.nightly
 async def test_the_overview_and_status_say_how_many_sessions_each_version_still_has(desk: Desk) -> None:
     await settled(desk.pool.layout, desk.etcd)
     v1, v2 = (f"http://{desk.pool.layout.members[at].session_api}/v1/sessions/" for at in (0, 1))

@@ -32,7 +32,8 @@ VERSION_OF = {"cart-1": "v1", "cart-2": "v1", "cart-3": "v2", "cart-4": "v2"}
 V1, V2 = ("cart-1", "cart-2"), ("cart-3", "cart-4")
 CUSTOMERS = 8
 """Sessions that begin on a version; with 16 slots and four members their slots are with members of both."""
-SHORT_TTL = 5
+SHORT_TTL = 15
+"""Seconds. Customers come every half second, and on a busy machine after some seconds."""
 BASE = f"pool: cart\nslots: 16\ncopies: 2\n{PATIENT}\n"
 
 

@@ -252,6 +252,7 @@ async def test_ctrl_c_stops_the_demo_and_everything_that_it_started(terminal):
     assert not list(terminal.directory.glob("understudy-demo-*"))
 
 
+@pytest.mark.nightly
 async def test_two_distant_sites_practise_a_move_and_a_loss_of_the_home_and_start_again_where_it_was(terminal, http):
     distant = ("up", "--members", "2", "--distant", "east,west", "--listen", f"127.0.0.1:{free_port()}")
     up = terminal.start(*distant)
@@ -324,6 +325,7 @@ def serving(terminal, site):
     return sum(row["active"] for row in rows if row["site"] == site)
 
 
+@pytest.mark.nightly
 async def test_the_larger_of_two_sites_is_lost_and_the_other_one_takes_over_until_it_is_back(terminal):
     (terminal.directory / "cart.yaml").write_text(
         "pool: cart\nslots: 16\ncopies: 2\nreplication: {spread: site}\n"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from tests.deploy.kubernetes.istio.meshlike import GATEWAY, Istiod, envoy_filters, running_proxy
 from tests.harness.envoy import Envoy
@@ -122,6 +123,7 @@ async def gateway(directory: Path, spec: PoolSpec = SPEC) -> AsyncIterator[Scene
             yield scene
 
 
+@pytest.mark.nightly
 async def test_slots_are_switched_on_and_off_by_one_directory(tmp_path: Path) -> None:
     # No request goes to a second member because the first one stands still for a moment.
     async with gateway(tmp_path, SPEC.model_copy(update={"retries": Retries(hedge_ms=10_000)})) as scene:

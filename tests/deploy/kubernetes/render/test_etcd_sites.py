@@ -237,6 +237,7 @@ class Pods:
         await until(done, 60, line, every=0.5)
 
 
+@pytest.mark.nightly
 async def test_the_rendered_jobs_take_over_and_the_lost_members_join_again_by_their_variables(tmp_path, sites):
     objects = load(sites / "overlays" / "trial")
     async with commands(tmp_path) as running:

@@ -106,6 +106,7 @@ async def test_with_certificates_it_goes_through_as_well_and_nobody_gets_in_with
     assert "--insecure" not in json.dumps(secured.objects)
 
 
+@pytest.mark.nightly
 async def test_the_first_failover_is_as_the_page_tells_it(tmp_path, secured):
     """Two members with certificates, one killed without warning; commands as an operator's pod runs them."""
     front = f"http://127.0.0.1:{secured.here[8080]}"
