@@ -155,7 +155,9 @@ async def test_the_review_counts_the_requests_that_clients_saw_fail(tmp_path: Pa
             requests = worst[0]["requests"] if worst else None
             # Envoy's counts and its reports of what failed come each in its own time.
             if not requests or not requests["failed"] == unrepeatable <= requests["total"]:
-                raise LookupError(f"{unrepeatable} calls of {member} failed: {told['traffic']} {told['worst']}")
+                async with http.get(f"http://{pool.layout.controls[0].http}/v1/requests") as answer:
+                    known = await answer.json()
+                raise LookupError(f"{unrepeatable} calls of {member} failed: {told['traffic']} {told['worst']} {known}")
             return told
 
         told = await until(counted, timeout=60, what="the review knows the takeover's requests", every=1)

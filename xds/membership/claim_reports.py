@@ -20,6 +20,8 @@ KEEP_NS = 60 * SECOND
 GAP_NS = SECOND // 5
 """A time without beats of this length may have been a standstill of the sender's machine."""
 _MOST_TRACES = 1_000
+_MOST_CLAIMS = 1_000
+"""Claims of one member in one takeover."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +107,10 @@ class ClaimReports:
         self._offsets[who] = known.with_beat(ahead, now) if known else ClockOffset(ahead, ahead, now, now)
         news = False
         for trace in {claim.trace for claim in beat.claims}:
-            claims = tuple(claim for claim in beat.claims if claim.trace == trace)
             _, by_member = self._claims.get(trace, (now, {}))
-            news = news or by_member.get(who) != claims
+            known = by_member.get(who, ())
+            claims = _merged(known, (claim for claim in beat.claims if claim.trace == trace))
+            news = news or known != claims
             self._claims[trace] = (now, {**by_member, who: claims})
         if len(self._claims) > _MOST_TRACES or news:
             self._forget(now)
@@ -159,6 +162,16 @@ class ClaimReports:
     def _forget(self, now: int) -> None:
         newest = sorted(self._claims.items(), key=lambda item: -item[1][0])[:_MOST_TRACES]
         self._claims = {trace: claims for trace, claims in newest if now - claims[0] < KEEP_NS}
+
+
+def _merged(known: Iterable[ClaimReport], told: Iterable[ClaimReport]) -> tuple[ClaimReport, ...]:
+    """The claims of one member, with what its beat tells of them.
+
+    A beat tells of the newest ones only, and callers may have made a member claim a slot at a time.
+    """
+    claims = {(claim.began, claim.claimed): claim for claim in known}
+    claims.update(((claim.began, claim.claimed), claim) for claim in told)
+    return tuple(claims.values())[-_MOST_CLAIMS:]
 
 
 def _shifted(claim: ClaimReport, ahead: int, latest: int) -> ClaimReport:

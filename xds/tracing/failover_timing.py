@@ -130,7 +130,10 @@ class OwnershipChange:
         return replace(self, began=began, doubt=began - self.last_beat)
 
     def served(self, cluster: ClusterState, claims: Sequence[ReportedClaim]) -> bool:
-        """Whether the members that took the slots over have reported that they serve all of them."""
+        """Whether the members that took the slots over have reported that they serve all of them.
+
+        Those that have gone on to other members since, by plan or by a takeover of their own, do not count any more.
+        """
         won: dict[str, int] = {}
         for slot in self.moving:
             owner = cluster.owners.get(slot)
@@ -141,7 +144,7 @@ class OwnershipChange:
             if not claim.served_at:
                 return False
             ready[claim.member] = ready.get(claim.member, 0) + claim.report.slots
-        return bool(won) and all(ready.get(member, 0) >= count for member, count in won.items())
+        return bool(won or claims) and all(ready.get(member, 0) >= count for member, count in won.items())
 
 
 class Delivery(msgspec.Struct, frozen=True):

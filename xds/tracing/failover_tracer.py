@@ -50,9 +50,14 @@ _WITNESS_TIME_NS = 200_000_000
 
 
 class _Outcome(msgspec.Struct):
-    """How a change ended. ``settled``: when its slots had new owners (ns), 0 if they had not by the bound."""
+    """How a change ended.
+
+    ``settled``: when its slots had new owners (ns), 0 if they had not by the bound. ``served``: all of them were served,
+    though they may have gone on to other members since, while the Envoys acknowledged.
+    """
 
     settled: int = 0
+    served: bool = False
     claims: Sequence[ReportedClaim] = ()
     acknowledged: bool = False
     refused: str = ""
@@ -232,8 +237,10 @@ class FailoverTracer:
         if cluster is None or not change.settled(cluster):
             return False
         end.settled = end.settled or self._telemetry.now_ns()
-        served = change.kind == names.KIND_HANDOVER or change.served(cluster, self._claims(change))
-        return served and self._publisher.is_current
+        end.served = (
+            end.served or change.kind == names.KIND_HANDOVER or change.served(cluster, self._claims(change))
+        )
+        return end.served and self._publisher.is_current
 
     def _claims(self, change: OwnershipChange) -> list[ReportedClaim]:
         return self._reports.claims_of(change.trace, self._telemetry.now_ns())
@@ -243,9 +250,7 @@ class FailoverTracer:
         if change.kind == names.KIND_HANDOVER:
             acked = last_ack(change, end.deliveries)
             return critical_path(change, (), end.settled, acked) if end.settled and end.acknowledged else []
-        cluster = self._current()
-        seen = cluster is not None and change.settled(cluster) and change.served(cluster, end.claims)
-        return critical_path(change, end.claims, end.settled, 0) if seen else []
+        return critical_path(change, end.claims, end.settled, 0) if end.served else []
 
     async def _record_untraced(self) -> None:
         """Record, as unmeasured, the changes of active that no table ordered (``untraced_changes``)."""

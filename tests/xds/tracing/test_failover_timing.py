@@ -134,6 +134,13 @@ def test_slots_that_moved_on_since_are_others_business():
     assert TAKEOVER.served(pool, [claimed("b", 2), claimed("c", 1)])
 
 
+def test_it_was_served_though_all_of_its_slots_have_moved_on_since():
+    pool = world({slot: owner("d", "") for slot in range(3)})
+    assert TAKEOVER.served(pool, [claimed("b", 2), claimed("c", 1)])
+    assert not TAKEOVER.served(pool, [claimed("b", 2, opened=0), claimed("c", 1)])
+    assert not TAKEOVER.served(pool, [])
+
+
 def test_a_caller_who_was_refused_knew_it_before_the_closed_socket_did():
     change = replace(TAKEOVER, closed=True, last_beat=at(-80))
     refused = claimed(by_request=True, began=at(-20))
@@ -231,6 +238,17 @@ def test_a_beat_tells_news_once_and_forgets_who_is_gone():
     told.forget_all_but([])
     assert len(told.claims_of(IDS.hex, at(3))) == 1
     assert told.claims_of("f" * 32, at(3)) == []
+
+
+def test_a_claim_counts_though_later_beats_tell_of_newer_ones_only():
+    """A beat tells of 32 claims. Callers can make a member claim more than that from one other, a slot at a time."""
+    told = ClaimReports()
+    claims = [ClaimReport(IDS.hex, 1, SECOND, SECOND + number, opened=2 * SECOND) for number in range(40)]
+    for end in range(1, 41):
+        told.on_beat(beat(SECOND, *claims[max(0, end - 32) : end]), at(end))
+    found = told.claims_of(IDS.hex, at(50))
+    assert TAKEOVER.served(world({slot: owner("b") for slot in range(3)}), found)
+    assert sum(claim.report.slots for claim in found) == 40
 
 
 @pytest.mark.parametrize(
