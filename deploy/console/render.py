@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from understudy.deploy.common.printable import block, one_line
-from understudy.telemetry.slo.view import verdict, when
+from understudy.telemetry.slo.view import budget_told, burn_told, verdict, when
 
 FOLDER = Path(__file__).parent
 PAGES = (
@@ -54,6 +54,8 @@ def _templates() -> Environment:
         search=_search,
         pre=_pre,
         verdict=verdict,
+        budget=budget_told,
+        burn=burn_told,
         when=when,
         cells=cells,
     )

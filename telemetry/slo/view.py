@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from understudy.telemetry.slo.model import Failover, Figure, Review, State
+from understudy.telemetry.slo.model import Burn, Failover, Figure, Review, State
 from understudy.telemetry.timing.duration import length
 
 COLOURS = {
@@ -141,7 +141,6 @@ def _table(review: Review, before: Review | None, width: int) -> Table:
     for column in ("found", *(("before",) if before else ()), "wanted", "of", "budget", "burn"):
         table.add_column(column, justify="right", no_wrap=True)
     for figure in review.figures:
-        burning = [burn for burn in figure.burns if burn.firing]
         table.add_row(
             figure.title,
             Text(str(figure.state), style=COLOURS[figure.state]),
@@ -149,10 +148,26 @@ def _table(review: Review, before: Review | None, width: int) -> Table:
             *((earlier[figure.key].shown,) if before else ()),
             figure.wanted,
             str(figure.total or "-"),
-            "-" if figure.budget_left is None else share_told(figure.budget_left, 0),
-            Text(f"{burning[0].long_rate:.1f}x", style="bold red") if burning else "-",
+            budget_told(figure),
+            Text(burn_told(figure), style="bold red" if burning(figure) else ""),
         )
     return table
+
+
+def budget_told(figure: Figure) -> str:
+    """What is left of the budget, in percent; ``-`` without a budget."""
+    return "-" if figure.budget_left is None else share_told(figure.budget_left, 0)
+
+
+def burning(figure: Figure) -> Burn | None:
+    """The first burn rate that alerts; None if none does."""
+    return next((burn for burn in figure.burns if burn.firing), None)
+
+
+def burn_told(figure: Figure) -> str:
+    """How many times too fast the budget is spent; ``-`` if no burn rate alerts."""
+    burn = burning(figure)
+    return "-" if burn is None else f"{burn.long_rate:.1f}x"
 
 
 def left_out_told(review: Review) -> str:

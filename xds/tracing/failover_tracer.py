@@ -52,8 +52,8 @@ _WITNESS_TIME_NS = 200_000_000
 class _Outcome(msgspec.Struct):
     """How a change ended.
 
-    ``settled``: when its slots had new owners (ns), 0 if they had not by the bound. ``served``: all of them were served,
-    though they may have gone on to other members since, while the Envoys acknowledged.
+    ``settled``: when its slots had new owners (ns), 0 if they had not by the bound. ``served``: all of them were
+    served; since then they may have gone on to other members, while the Envoys acknowledged.
     """
 
     settled: int = 0

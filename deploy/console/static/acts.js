@@ -35,11 +35,17 @@ function current() {
   };
 }
 
+// A refused act is greyed, and the text beside it says why. The button keeps its focus, so it is not "disabled".
+function mayDo(may) {
+  byId("do").setAttribute("aria-disabled", String(!may));
+}
+
 async function preview() {
   const mine = ++asked;
   const { ok, view } = await send("preview", current());
   if (mine !== asked) return; // a later question is under way
   setText(byId("fault"), ok ? view.refused : view.detail);
+  mayDo(!view.refused);
   const lines = view.effect ?? [];
   byId("effect").replaceChildren(
     ...lines.map(line => {
@@ -66,6 +72,7 @@ document.addEventListener("click", event => {
   if (!byId("who").readOnly) byId("who").value = localStorage.getItem("understudy-who") ?? "";
   setText(byId("fault"), "");
   setText(byId("command"), "");
+  mayDo(true);
   byId("effect").replaceChildren();
   dialog.showModal();
   preview();
@@ -80,6 +87,7 @@ for (const name of ["for", "rate", "reason"]) {
 }
 
 byId("do").addEventListener("click", async () => {
+  if (byId("do").getAttribute("aria-disabled") === "true") return;
   if (!field("who")) {
     setText(byId("fault"), "Give your name: the audit log says who did it.");
     byId("who").focus();

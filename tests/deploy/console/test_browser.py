@@ -408,12 +408,25 @@ async def test_the_overview_and_status_say_how_many_sessions_each_version_still_
 async def test_a_refused_act_says_why(desk: Desk) -> None:
     async with desk.window() as window:
         page = await desk.open(window, "members")
+        west = page.locator("tr[data-key='west'] [data-f='state']")
+        serves = await west.inner_text()
         await desk.etcd.put(PoolKeys("cart").site_intent("west"), Intent(site="west", since=1.0).encode())
         await page.locator("tr[data-key='east'] button[data-act='site offline']").click()
         await page.locator("#act-fault", has_text="east is the last site that can serve").wait_for()
+        do = page.locator("#act-do")
+        assert await do.get_attribute("aria-disabled") == "true"
+        assert await do.get_attribute("aria-describedby") == "act-fault"
+        await page.locator("#act-who").fill("somebody")
+        await do.dispatch_event("click")
         await page.evaluate(AXE)
         assert await axe_faults(page) == [], "the open dialog"
         await desk.etcd.delete(PoolKeys("cart").site_intent("west"))
+        assert await desk.etcd.get(PoolKeys("cart").site_intent("east")) is None
+        await page.locator("dialog#act button", has_text="Cancel").click()
+        await west.filter(has_text=serves).wait_for()
+        await page.locator("tr[data-key='east'] button[data-act='site offline']").click()
+        await page.locator("#act-effect li").first.wait_for()
+        assert await do.get_attribute("aria-disabled") == "false", "west is back"
     assert desk.said == []
 
 

@@ -123,7 +123,6 @@ async def owns_nothing(etcd: EtcdClient, member: str) -> None:
     await until(empty, 60, f"{member} owns no slot")
 
 
-@pytest.mark.nightly
 async def test_drains_and_a_crash_lose_no_session(tmp_path: Path) -> None:
     spec = PoolSpec(pool=NOTES, slots=64, session_key=(SessionKey(header="mcp-session-id"),))
     app = f"{sys.executable} -m understudy.deploy.examples.mcp_server"

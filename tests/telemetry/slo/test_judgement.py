@@ -16,7 +16,7 @@ from understudy.telemetry.slo.failovers import BETWEEN, costs_of, failovers_of
 from understudy.telemetry.slo.judgement import burns_of, needed, review
 from understudy.telemetry.slo.model import DAY_NS, Failover, Figure, Review, State, Targets, Traffic
 from understudy.telemetry.slo.page import page
-from understudy.telemetry.slo.view import Drawing, as_json, buckets, share_told, verdict
+from understudy.telemetry.slo.view import Drawing, as_json, buckets, budget_told, burn_told, share_told, verdict
 from understudy.telemetry.store.store import SpanStore
 
 END = EPOCH_NS + DAY_NS
@@ -168,6 +168,7 @@ def test_one_late_failover_of_ten_misses_the_objective_and_names_the_phase():
     assert "claim" in rto.advice
     assert "ffff" in rto.advice
     assert [burn.severity for burn in rto.burns if burn.firing] == ["page", "page", "ticket"]
+    assert (budget_told(rto), burn_told(rto)) == ("-900 %", "100.0x"), "the last hour had this failover only"
     assert found.state is State.MISSED
     assert found.worst[0] == late
     assert verdict(found).startswith("Missed: crash RTO")
