@@ -5,7 +5,6 @@ import gc
 import importlib
 import os
 import sys
-import time
 import uuid
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
@@ -41,14 +40,12 @@ LONG = {
 LONG_FOLDERS = {"faults", "replicas", "frameworks"}
 """Folders of such tests."""
 _gc_unfreeze = gc.unfreeze
-WORKERS = (4, 7)
-"""Workers on a slow machine and on a quick one, at the least.
+WORKERS = 5
+"""Workers at the least: a test with real servers waits for most of its time.
 
-A test with real servers waits for most of its time: with 5 workers a fifth of two quick cores is idle. Where a core is
-slow, 4 workers keep both busy, and the programs of more would wait for each other until one is taken for dead.
+Seven are a tenth quicker on two quick cores. Where cores are slow or shared, the programs of seven wait for each other
+until one is taken for dead.
 """
-QUICK = 0.08
-"""Seconds of CPU that a quick core takes for :func:`_takes`. On shared machines it has been three times as long."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,18 +65,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None  # xdist reads it itself
     cores = len(os.sched_getaffinity(0))
-    slow, quick_one = WORKERS
-    return cores if config.getoption("quick") else max(slow, min(quick_one, round(quick_one * QUICK / _takes())), cores)
-
-
-def _takes() -> float:
-    """Seconds of CPU that a loop takes here, the quickest of five times: others at work on the machine count little."""
-    times = []
-    for _ in range(5):
-        begin = time.process_time()
-        sum(number * number for number in range(1_000_000))
-        times.append(time.process_time() - begin)
-    return min(times)
+    return cores if config.getoption("quick") else max(WORKERS, cores)
 
 
 @pytest.hookimpl(wrapper=True)
