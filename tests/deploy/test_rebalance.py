@@ -116,7 +116,7 @@ async def planned(pool: LocalPool) -> dict[str, Any]:
     return found[-1]
 
 
-async def kill_leader_under_way(pool: LocalPool, etcd: EtcdClient) -> str:
+async def kill_leader_under_way(pool: LocalPool, etcd: EtcdClient, applying: asyncio.Task[tuple[int, str]]) -> str:
     """Kill the leading control server when the first move of a plan is asked for and others are not; its name."""
     leader = ""
 
@@ -126,6 +126,7 @@ async def kill_leader_under_way(pool: LocalPool, etcd: EtcdClient) -> str:
         plan, progress = state.move_plan, state.move_progress
         leader = state.leader.record if state.leader else ""
         if plan is None or progress is None or not progress.record.running:
+            assert not applying.done(), f"nobody applies the plan any more: {applying.result()}"
             return False
         return 0 < progress.record.released < len(plan.record.steps())
 
@@ -169,8 +170,8 @@ async def test_a_busy_member_gives_slots_away_by_plan_and_gets_them_back(tmp_pat
             assert {move["source"] for move in plan["moves"]} == {"cart-1"}
             assert plan["worst_after"] <= 1.25
 
-            applying = asyncio.create_task(understudy(pool, "rebalance", "apply", str(saved), "--yes", "--rate", "1"))
-            killed = await kill_leader_under_way(pool, etcd)
+            applying = asyncio.create_task(understudy(pool, "rebalance", "apply", str(saved), "--yes", "--rate", "0.5"))
+            killed = await kill_leader_under_way(pool, etcd, applying)
             code, said = await applying
             assert code == 0, said
             state, _ = await read_pool(etcd, "cart")

@@ -48,7 +48,7 @@ async def test_every_promise_holds_under_random_faults(takeover, seed, tmp_path)
     async with fault_pool(takeover=takeover, home=tmp_path) as pool:
         result = await play(pool, seed, seconds=SECONDS, faults=faults_for_this_etcd())
     assert verdict(result, tmp_path) == ""
-    assert result.outcomes["put ok"] > 50
+    assert result.outcomes["put ok"] > 20
     assert result.faults
 
 
@@ -91,9 +91,8 @@ async def test_a_quiet_pool_moves_no_slot_and_refuses_nobody(seed, tmp_path):
     attempts = [attempt for op in result.history.ops for attempt in op.attempts]
     assert verdict(result, tmp_path) == ""
     assert pool.moves(settled) == []
-    if not late.busy:
+    if not late.busy:  # else a member may have stood still, and whoever waited for it was refused
         assert not pool.silence(settled)
-    if not pool.silence(settled):
         assert [a for a in attempts if a.status == 503 or (not a.status and not a.note.startswith("no answer"))] == []
 
 

@@ -127,7 +127,8 @@ class RunningPod:
         command = self.command(self.container["lifecycle"]["preStop"]["exec"]["command"])
 
         async def execute() -> object:
-            process = await asyncio.create_subprocess_exec(*command, env={**os.environ, **self.environment}, cwd=ROOT)
+            told = {**os.environ, **self.environment}
+            process = await asyncio.create_subprocess_exec(*forked(command), env=told, cwd=ROOT)
             return await process.wait()
 
         application, sidecar = await asyncio.gather(self._get(asked["port"], asked["path"]), execute())
