@@ -27,7 +27,7 @@ demo: $(STAMP)  ## kill a member behind Envoy and lose nothing (about half a min
 test: lint unit  ## lint, types, and tests of every promise
 
 nightly: lint  ## all tests: those of make test, and the long ones that have a shorter sister there (about 25 min)
-	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+	UNDERSTUDY_NIGHTLY=1 $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 lint: $(STAMP) $(TYPES)  ## ruff, formatting, mypy --strict
 	$(BIN)/ruff check .

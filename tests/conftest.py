@@ -15,11 +15,18 @@ from hypothesis import settings
 
 from tests.harness import forkserver, quick
 from tests.harness.etcd import EtcdServer, running_etcd
+from tests.harness.examples import NIGHTLY, examples
 from understudy.statesync.etcd.client import EtcdClient
 
 # Machines are shared: how long an example takes says nothing about the code.
 # In CI the examples are the same each time, so that it judges the change and not its luck; elsewhere they are new ones.
-settings.register_profile("understudy", deadline=None, print_blob=True, derandomize="CI" in os.environ)
+settings.register_profile(
+    "understudy",
+    deadline=None,
+    print_blob=True,
+    derandomize="CI" in os.environ and not NIGHTLY,
+    max_examples=examples(100),
+)
 settings.load_profile("understudy")
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.harness.examples import examples
 from understudy.deploy.cli.commands_audit import _table
 from understudy.deploy.common.layout import Layout
 from understudy.deploy.data.backup_file import BackupError, check
@@ -258,7 +259,7 @@ DECODERS: dict[str, tuple[Callable[[bytes], Any], type[Exception] | tuple[()]]] 
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @given(value=wild)
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_a_decoder_returns_or_raises_its_one_error(decoder: str, value: bytes) -> None:
     survives(decoder, value)
 

@@ -121,7 +121,7 @@ ORDERS: dict[str, Callable[[Environment], None]] = {
 }
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", ["ours first", pytest.param("ours last", marks=pytest.mark.nightly)])
 def test_the_wheel_lives_beside_the_owners_of_the_short_names(environment: Environment, order: str) -> None:
     ORDERS[order](environment)
 

@@ -110,7 +110,7 @@ async def planned(pool: LocalPool) -> dict[str, Any]:
         code, said = await understudy(pool, "rebalance", "plan", "-o", "json")
         if code == 0:
             found.append(json.loads(said))
-        return bool(found) and found[-1]["worst_before"] > 1.4
+        return bool(found) and found[-1]["worst_before"] > 1.4 and len(found[-1]["moves"]) > 1
 
     await until(there, 120, "the load of all slots is known")
     return found[-1]

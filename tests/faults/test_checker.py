@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.faults.checker import check, check_session, needless_takeovers
 from tests.faults.history import Attempt, FaultWindow, History, Kind, Op, Outcome, OwnerChange
+from tests.harness.examples import examples
 
 
 def op(kind, begin, end, *, outcome="ok", session="s", epoch=1, by="a", slot=0, status=200, repeated=False, **more):
@@ -255,7 +256,7 @@ def register_histories(draw, most=25):
     return sorted(ops, key=lambda entry: entry.begin)
 
 
-@settings(max_examples=150, deadline=None, phases=NO_SHRINKING)
+@settings(max_examples=examples(150), deadline=None, phases=NO_SHRINKING)
 @given(register_histories())
 def test_whatever_a_true_register_does_is_accepted(ops):
     assert check_session("s", ops) == []
@@ -283,13 +284,13 @@ def field_histories(draw):
     return ops
 
 
-@settings(max_examples=150, deadline=None, phases=NO_SHRINKING)
+@settings(max_examples=examples(150), deadline=None, phases=NO_SHRINKING)
 @given(field_histories())
 def test_whatever_a_true_set_does_is_accepted(ops):
     assert check_session("s", ops) == []
 
 
-@settings(max_examples=50, deadline=None, phases=NO_SHRINKING)
+@settings(max_examples=examples(50), deadline=None, phases=NO_SHRINKING)
 @given(register_histories(most=12), st.data())
 def test_a_read_that_is_changed_to_a_value_nobody_wrote_is_found(ops, data):
     reads = [n for n, entry in enumerate(ops) if entry.kind is Kind.READ and entry.outcome is Outcome.OK]

@@ -90,6 +90,7 @@ async def test_a_standby_that_is_killed_again_and_again_while_it_joins_breaks_no
         standby.start()
 
 
+@pytest.mark.nightly
 async def test_a_member_that_has_joined_under_load_can_serve_alone(tmp_path):
     async with replica_pool(tmp_path) as (pool, history):
         pool.members["m2"].kill()

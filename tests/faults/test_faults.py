@@ -63,6 +63,7 @@ async def test_every_class_of_durability_keeps_its_promise_under_random_faults(t
     assert result.faults
 
 
+@pytest.mark.nightly
 async def test_an_owner_that_sleeps_through_its_takeover_breaks_nothing(seed, tmp_path):
     naps = (Fault("pause of a sidecar", 0.5, 3.0, 1, _overslept),)
     async with fault_pool(takeover="lease", home=tmp_path) as pool:

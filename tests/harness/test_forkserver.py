@@ -114,6 +114,7 @@ def test_it_can_fork_the_programs_of_a_local_pool_itself() -> None:
     assert told["loaded"]
 
 
+@pytest.mark.nightly
 async def test_it_ends_when_the_test_process_is_killed() -> None:
     starter = await asyncio.create_subprocess_exec(
         sys.executable, "-c", STARTS_ONE_AND_WAITS, stdout=-1, cwd=Path(__file__).parents[2]

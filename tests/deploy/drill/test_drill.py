@@ -555,6 +555,7 @@ for row in processes:
 """
 
 
+@pytest.mark.nightly
 async def test_a_pool_elsewhere_is_frozen_twice_by_the_operators_own_commands(tmp_path: Path) -> None:
     """Nothing but etcd and the front's address is known, as with a pool in Kubernetes. Its objective cannot be met."""
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"

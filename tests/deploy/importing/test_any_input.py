@@ -7,6 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.harness.examples import examples
 from understudy.deploy.importing.findings import ImportFault
 from understudy.deploy.importing.reading import import_texts
 from understudy.deploy.importing.report import import_view, notes_text
@@ -63,19 +64,19 @@ def changed_objects(draw):
     return [with_one_value_changed(draw, one) for one in chosen]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(changed_objects())
 def test_manifests_with_odd_values(objects):
     survives(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.one_of(st.sampled_from(LINES), st.lists(st.sampled_from(WORDS), max_size=7).map(" ".join))))
 def test_lines_and_words_of_haproxy_in_any_order(lines):
     survives("\n".join(["defaults", "  mode http", *lines]), "haproxy")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.text(max_size=60), st.sampled_from(["auto", "kubernetes", "haproxy"]))
 def test_any_text(text, kind):
     survives(text, kind)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.harness.examples import examples
 from tests.proxy.health.noise import ORDINARY, Series, leak, leak_with_collector, reading, saw_tooth
 from understudy.proxy.health.forecast import (
     CALM,
@@ -56,7 +57,7 @@ def test_half_an_hour_of_ordinary_noise_is_never_critical(kind: str) -> None:
         assert CRITICAL not in {trend.level for trend in trends}, seed
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     low=st.floats(0.05, 0.6),
@@ -121,7 +122,7 @@ def test_a_full_disk_is_a_warning_also_if_it_grows_no_more() -> None:
     assert {trend.level for trend in trends} == {WARN}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(
     values=st.lists(st.floats(0, 1), min_size=2, max_size=60),
     scale=st.sampled_from([0.5, 1.0, 3.0]),

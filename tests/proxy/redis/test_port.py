@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 
+from tests.harness.examples import examples
 from tests.harness.redis_client import RedisClient, redis_client
 from tests.harness.sidecars import SidecarPool
 from tests.proxy.redis.three_owners import ORDERS, three_owners
@@ -67,7 +68,7 @@ class Both(Peer):
 async def test_generated_commands_give_the_bytes_of_redis_whoever_owns_their_keys(pool, real, protocol):
     both = Both(RawConnection(real, protocol), RawConnection(pool.members["a"].redis, protocol), protocol)
 
-    @settings(max_examples=30, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples(30), suppress_health_check=list(HealthCheck))
     @given(commands=sequence)
     def play(commands: list[Argv]) -> None:
         both.check(commands)

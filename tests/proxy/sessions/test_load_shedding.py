@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.harness.examples import examples
 from understudy.proxy.sessions.load_shedding import (
     CALM_TIME,
     REFUSE_FROM,
@@ -93,7 +94,7 @@ def test_lag_between_the_bounds_keeps_a_level() -> None:
     assert overload_after(held, REFUSE_FROM[0] * 0.7, 100.0).level == 1
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(lags=st.lists(st.floats(0, 2), max_size=60))
 def test_the_level_is_never_below_what_the_lag_asks_for_and_swings_no_quicker_than_it_may(lags: list[float]) -> None:
     state, falls = Overload(), []

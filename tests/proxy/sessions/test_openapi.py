@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 from yarl import URL
 
 from tests.harness.etcd import EtcdServer
+from tests.harness.examples import examples
 from tests.harness.secrets import write_secret
 from tests.harness.sidecars import SidecarPool, sidecar_pool
 from tests.harness.waiting import until
@@ -278,7 +279,7 @@ async def test_every_answer_of_a_running_sidecar_is_described(pool: SidecarPool)
 
     loop = asyncio.get_running_loop()
 
-    @settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow], database=None)
+    @settings(max_examples=examples(250), suppress_health_check=[HealthCheck.too_slow], database=None)
     @given(calls())
     def generated(sent: Sent) -> None:
         assert asyncio.run_coroutine_threadsafe(judge(sent), loop).result(30) != 500

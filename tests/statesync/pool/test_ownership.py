@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests.harness.examples import examples
 from understudy.statesync.etcd.client import CreateRevision, Event, Kv, ModRevision
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.claims import claim, claim_transaction
@@ -210,7 +211,7 @@ class Ownership(RuleBasedStateMachine):
 
 
 TestOwnership = Ownership.TestCase
-TestOwnership.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestOwnership.settings = settings(max_examples=examples(150), stateful_step_count=40, deadline=None)
 
 
 def test_an_answer_that_comes_after_newer_news_does_not_bring_the_past_back() -> None:

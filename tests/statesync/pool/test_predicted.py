@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.harness.examples import examples
 from understudy.statesync.pool.predicted import PREDICTED, leaving_members, obstacle
 from understudy.statesync.pool.records import Leaving, Member, MemberState, Table
 
@@ -121,7 +122,7 @@ def test_why_a_member_that_will_fail_keeps_its_slots(levels: str, left: dict[str
     assert bool(said) == bool(obstacle(members, states(members), member, left))
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     levels=st.text("C.W", min_size=1, max_size=6),
     down=st.sets(st.sampled_from("abcdef")),

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.harness.examples import examples
 from understudy.statesync.etcd.client import Compare, Delete, Event, Kv, ModRevision, Operation, Put
 from understudy.statesync.etcd.informer import InformerBatch
 from understudy.statesync.pool.claims import CLAIM_MOST, claim, claim_transaction, unclaimable
@@ -766,7 +767,7 @@ class OneSlot:
         self.nodes[name] = Node(Process(name, str(int(old.boot) + 1)))
 
 
-@settings(max_examples=700)
+@settings(max_examples=examples(700))
 @given(st.integers(0, 2**32))
 def test_whoever_becomes_active_has_every_write_that_was_acknowledged_from_memory(seed: int) -> None:
     slot = OneSlot(seed)

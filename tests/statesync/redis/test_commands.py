@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.harness.examples import examples
 from tests.harness.places import ROOT
 from tests.statesync.redis.generated import command as some_command
 from understudy.statesync.redis import commands, strings
@@ -256,7 +257,7 @@ NASTY = (
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     argv=st.lists(st.sampled_from(NASTY) | st.binary(max_size=4), max_size=5).flatmap(
         lambda args: st.sampled_from(NAMES).map(lambda name: (name, *args)) | st.just(tuple(args))

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.harness.examples import examples
 from tests.statesync.redis.comparison import Peer
 from tests.statesync.redis.generated import INTEGERS, LONG, LOOKS, NO_INTEGERS, STATES, Argv, grid, sequence
 from tests.statesync.redis.server import RawConnection, running_redis
@@ -29,13 +30,13 @@ def test_every_option_of_every_command_is_that_of_redis(redis: Peer, state: tupl
     redis.check([argv for asked in grid() for argv in ((b"DEL", b"a"), *state, asked, *LOOKS)])
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(commands=sequence)
 def test_the_same_commands_give_the_same_bytes(redis: Peer, commands: list[Argv]) -> None:
     redis.check(commands)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(
     one=st.floats().map(repr) | st.decimals(allow_nan=False).map(str),
     other=st.floats(-1e9, 1e9).map(repr) | st.integers().map(str),

@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.harness.examples import examples
 from tests.statesync.replication.simulated_slot import KEYS, Member, SimulatedSlot, numbers_in
 from understudy.statesync.replication import slot_stream, sync_set
 from understudy.statesync.replication.history import begun, version_of
@@ -621,5 +622,5 @@ def test_what_a_former_active_has_is_a_copy_that_the_next_one_can_lead() -> None
     assert copy.become_active() == []
 
 
-Replication.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+Replication.TestCase.settings = settings(max_examples=examples(300), stateful_step_count=60, deadline=None)
 TestReplication = Replication.TestCase

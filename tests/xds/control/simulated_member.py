@@ -75,7 +75,10 @@ class SimulatedMember:
                 # Far enough in the past that an answer after it is not in the future.
                 opened = now - int(1e9 * (late := told.pop("answered_after", 0)))
                 made = {"began": opened, "claimed": opened, "opened": opened, "answered": now if late else 0}
-                self.claims[told["trace"], told["slots"]] = ClaimReport(**made | told)
+                before = self.claims.get(key := (told["trace"], told["slots"]))
+                if before is not None:  # what is told of a claim later has the times at which it was made
+                    made |= {"began": before.began, "claimed": before.claimed, "opened": before.opened}
+                self.claims[key] = ClaimReport(**made | told)
                 sys.stdout.write("told\n")
                 sys.stdout.flush()
             elif line.startswith("00-"):

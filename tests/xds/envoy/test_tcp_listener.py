@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh64_intdigest
 
+from tests.harness.examples import examples
 from understudy.statesync.pool.slots import slot_of
 from understudy.statesync.pool.spec import PoolSpec
 from understudy.xds.envoy.listener import listener_name
@@ -69,7 +70,7 @@ def led_to(found: Listener, address: str) -> tuple[str, int]:
         matcher = on_match.matcher
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(addresses=st.lists(ADDRESSES, min_size=1), slots=st.integers(1, 70))
 def test_an_address_is_led_to_the_slot_that_its_sidecar_computes(addresses: list[str], slots: int):
     found = made(slots)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.harness.examples import examples
 from tests.xds.placement import table_rules as rules
 from tests.xds.placement.table_rules import candidate
 from understudy.statesync.pool.records import MemberState, Table
@@ -87,7 +88,7 @@ def test_spread_among_members_of_one_site_changes_nothing():
     assert orders_of(pool(spread="site"), EAST) == orders_of(pool(), EAST)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.sampled_from([3, 24, 64]),
     st.integers(2, 4),

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.harness.examples import examples
 from tests.xds.placement import table_rules as rules
 from tests.xds.placement.table_rules import candidate
 from tests.xds.placement.test_solver import actives, pool
@@ -105,7 +106,7 @@ FIELD = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(steps=st.lists(FIELD, min_size=1, max_size=4), slots=st.sampled_from([1, 7, 32]), copies=st.integers(2, 4))
 def test_whatever_happens_only_preferred_members_are_active_when_all_slots_are_owned(steps, slots, copies):
     spec = pool(slots, copies=copies, prefer={"zones": ["a"], "members": ["m-7"]})

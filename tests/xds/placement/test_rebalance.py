@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.harness.examples import examples
 from understudy.xds.placement.rebalance import Rebalance, rebalance
 
 
@@ -61,7 +62,7 @@ def test_a_member_without_weight_gets_nothing() -> None:
     assert all(step.target != 3 for step in found.steps)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.integers(2, 8),
     st.lists(st.floats(0, 100), min_size=8, max_size=60),

@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tests.harness.examples import examples
 from tests.xds.placement import table_rules as rules
 from understudy.statesync.pool.records import MemberState, Table
 from understudy.statesync.pool.spec import PoolSpec
@@ -176,5 +177,5 @@ class Pool(RuleBasedStateMachine):
             assert ((slot, "backup") in told) == (set(old[2:]) != set(new[2:]))
 
 
-Pool.TestCase.settings = settings(max_examples=120, stateful_step_count=25, deadline=None)
+Pool.TestCase.settings = settings(max_examples=examples(120), stateful_step_count=25, deadline=None)
 TestPool = Pool.TestCase

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.harness.examples import examples
 from tests.xds.planning.test_site_switch import Pool
 from understudy.statesync.pool.site_records import PoolInGroup
 from understudy.statesync.pool.spec import PoolSpec
@@ -119,7 +120,7 @@ EVENTS = st.tuples(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.sampled_from([ACTIVE_STANDBY, ACTIVE_ACTIVE]), st.lists(EVENTS, max_size=8))
 def test_whatever_happens_the_pools_come_to_rest_and_a_quiet_group_is_together(
     sites: dict[str, SiteSpec], events: list[tuple[str, dict[str, object]]]

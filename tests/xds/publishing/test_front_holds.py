@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.harness.examples import examples
 from tests.xds.publishing.test_front_parts import part
 from understudy.xds.envoy.front_listener import table_name
 from understudy.xds.publishing.front_holds import FIRST_PAUSE, PROVEN_SECONDS, SEARCH_PAUSE, FrontHolds
@@ -267,7 +268,7 @@ def at(pool: str, path: str) -> FrontPart:
 
 
 @pytest.mark.parametrize("envoys", [1, 2])
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     rounds=st.lists(st.sets(st.sampled_from("abcdefg"), max_size=7), min_size=1, max_size=4),
     bad=st.sets(st.sampled_from("abcdefg"), max_size=3),
@@ -291,7 +292,7 @@ def test_whatever_is_bad_all_other_pools_get_their_newest_part(
     assert set(front.holds.held) == bad & touched
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     rounds=st.lists(st.sets(st.sampled_from("abcde"), max_size=5), min_size=1, max_size=4),
     bad=st.sets(st.sampled_from("abcde"), max_size=3),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.harness.examples import examples
 from tests.harness.waiting import until
 from tests.xds.server.client import ADS, Stream, connection, served
 from tests.xds.server.made import cluster, endpoints
@@ -91,7 +92,7 @@ async def test_any_requests_end_in_a_clean_status_and_harm_no_other_stream(
         await bystander.receive()
         method = f"/{ADS}/{'DeltaAggregatedResources' if delta else 'StreamAggregatedResources'}"
 
-        @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
         @given(first(delta), st.lists(later_requests(delta) | some_bytes, max_size=8))
         def wild(begin: bytes, more: list[bytes]) -> None:
             call = channel.stream_stream(method)(iter([begin, *more]), timeout=30)
@@ -109,7 +110,7 @@ async def test_any_requests_end_in_a_clean_status_and_harm_no_other_stream(
 async def test_any_bytes_to_the_client_status_service_are_answered_or_refused():
     async with served(CONTENT) as world:
 
-        @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=examples(80), deadline=None, suppress_health_check=list(HealthCheck))
         @given(st.binary(max_size=40))
         def wild(data: bytes) -> None:
             fetch = channel.unary_unary(f"/{CSDS}/FetchClientStatus")

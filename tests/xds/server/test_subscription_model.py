@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.harness.examples import examples
 from tests.xds.server.talk import Incremental, Sotw, Talk, world
 from understudy.xds.server import types
 from understudy.xds.server.responses import Response
@@ -213,7 +214,7 @@ class DeltaClient(AnyClient):
 
 
 for machine in (SotwClient, SotwFullClient, DeltaClient):
-    machine.TestCase.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+    machine.TestCase.settings = settings(max_examples=examples(120), stateful_step_count=30, deadline=None)
 TestSotw = SotwClient.TestCase
 TestSotwFull = SotwFullClient.TestCase
 TestDelta = DeltaClient.TestCase

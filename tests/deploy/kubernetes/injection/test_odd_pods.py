@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.deploy.kubernetes.injection.harness import CLASSIC_FORM, PLAIN, SECURED, applied, patched, review, sidecars
 from tests.deploy.kubernetes.injection.shapes import SHAPES
+from tests.harness.examples import examples
 from understudy.deploy.kubernetes.base.injection_settings import InjectionSettings
 from understudy.deploy.kubernetes.injection.workloads import read_objects, write_objects
 from understudy.deploy.kubernetes.webhook.review import answer, read_review
@@ -53,7 +54,7 @@ def odd_pods(draw: st.DrawFn) -> Any:
     return pod
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(pod=odd_pods(), told=SETTINGS)
 def test_any_pod_gets_an_answer_and_an_injected_one_is_done(pod: Any, told: InjectionSettings) -> None:
     asked = read_review(json.dumps(review(pod, namespace="shop")).encode())
@@ -68,7 +69,7 @@ def test_any_pod_gets_an_answer_and_an_injected_one_is_done(pod: Any, told: Inje
         assert again["response"]["allowed"]
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(before=VALUES, after=VALUES)
 @example(before={"a": [1, 0]}, after={"a": [True, False]})
 @example(before=[1, 2, 3], after=[3])
@@ -78,7 +79,7 @@ def test_a_patch_leads_from_any_document_to_any_other(before: Any, after: Any) -
     assert same(applied(before, jsonpatch.make_patch(before, after).patch), after)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(before=VALUES, seed=st.integers(0, 2**32), value=VALUES)
 def test_a_change_at_one_place_is_a_patch_at_that_place(before: Any, seed: int, value: Any) -> None:
     place = random.Random(seed).choice(places(before))
@@ -95,7 +96,7 @@ def same(one: Any, other: Any) -> bool:
     return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(document=st.dictionaries(TEXTS, VALUES, max_size=5), output=st.sampled_from(["yaml", "json"]))
 def test_files_are_written_as_they_were_read(document: dict[str, Any], output: str) -> None:
     documents = [{**document, "kind": "Thing"}, {"kind": "Other", "text": "089", "more": "1e3"}]

@@ -21,6 +21,7 @@ from tests.deploy.kubernetes.injection.harness import PLAIN, review
 from tests.deploy.kubernetes.injection.shapes import pod
 from tests.deploy.kubernetes.webhook.api_server import PLACE, SECRET, WEBHOOK, FakeApiServer, api_server
 from tests.harness.certificates import Authority
+from tests.harness.examples import examples
 from tests.harness.waiting import free_port, until
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.kubernetes.webhook.api_client import ApiClient, ApiServer
@@ -104,7 +105,7 @@ def test_a_new_authority_is_trusted_before_it_signs_and_the_old_one_until_nobody
     assert alone.certificate == signed.certificate
 
 
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 @given(st.lists(st.integers(20, 200), min_size=25, max_size=40), st.integers(0, 55))
 def test_whoever_is_late_within_the_time_to_settle_still_trusts_what_is_served(steps: list[int], late: int) -> None:
     """A replica serves what it saw some time ago, an API server trusts what it saw at another time."""
