@@ -237,9 +237,7 @@ class FailoverTracer:
         if cluster is None or not change.settled(cluster):
             return False
         end.settled = end.settled or self._telemetry.now_ns()
-        end.served = (
-            end.served or change.kind == names.KIND_HANDOVER or change.served(cluster, self._claims(change))
-        )
+        end.served = end.served or change.kind == names.KIND_HANDOVER or change.served(cluster, self._claims(change))
         return end.served and self._publisher.is_current
 
     def _claims(self, change: OwnershipChange) -> list[ReportedClaim]:
