@@ -108,9 +108,9 @@ class ClaimReports:
         news = False
         for trace in {claim.trace for claim in beat.claims}:
             _, by_member = self._claims.get(trace, (now, {}))
-            known = by_member.get(who, ())
-            claims = _merged(known, (claim for claim in beat.claims if claim.trace == trace))
-            news = news or known != claims
+            before = by_member.get(who, ())
+            claims = _merged(before, (claim for claim in beat.claims if claim.trace == trace))
+            news = news or before != claims
             self._claims[trace] = (now, {**by_member, who: claims})
         if len(self._claims) > _MOST_TRACES or news:
             self._forget(now)
