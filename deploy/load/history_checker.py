@@ -149,8 +149,14 @@ def check_history(
         client_gap_ms=_gap_summary(answered),
         rejoin_failed_requests=sum(op.ended >= killing.rejoined_at for op in failed) if killing else 0,
         rejoin_sessions_moved=sum(_moved_back(ops, killing) for ops in sessions.values()) if killing else 0,
-        failures=tuple(f"{op.kind} {op.session}: {op.status or op.error}" for op in failed[:20]),
+        failures=tuple(_failure(op) for op in failed[:20]),
     )
+
+
+def _failure(op: Op) -> str:
+    """What a client saw of a request that failed."""
+    seconds = op.ended - op.started
+    return f"{op.kind} {op.session}: {op.status or op.error} after {seconds:.1f} s, attempts {op.attempts}"
 
 
 def percentile(values: Iterable[float], share: float) -> float:

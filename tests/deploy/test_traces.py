@@ -4,11 +4,13 @@ import asyncio
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
-from bench.drills import PROMPT_HEDGES, Clients, Comparison, Drills
+from bench.drills import PROMPT_HEDGES, Clients, ClientView, Comparison, Drills
 from tests.harness.commands import ROOT
 from tests.harness.forkserver import forked
 from tests.harness.local_pools import killed_at_the_end
@@ -111,10 +113,11 @@ async def test_traces_agree_with_clients_link_to_their_requests_and_emit_what_is
                 if kind == "kill":
                     root = root_of(await read_trace([place.http for place in pool.layout.controls], one.trace_id))
                     assert root is not None
-                    first = next(s for s in clients.seen if s.request == root.attributes[names.FIRST_REQUEST])
+                    first = await _answer(clients, root.attributes[names.FIRST_REQUEST])
+                    # The member may have answered as it was killed; then another one has answered the client.
+                    last = await _answer(clients, root.attributes[names.LAST_REQUEST])
                     # It may serve again by now.
                     before = [s for s in clients.seen if s.by == one.member and s.answered < first.answered]
-                    last = next(seen for seen in before if seen.request == root.attributes[names.LAST_REQUEST])
                     assert before[-1].answered - last.answered < LATE
                     assert first.by in root.attributes[names.TO].split(", ")
         await drills.settled()
@@ -146,6 +149,13 @@ async def test_traces_agree_with_clients_link_to_their_requests_and_emit_what_is
     # Those of an injector, of a server for several pools, and of a mirror between two sites.
     elsewhere = ("understudy_injector_", "understudy_control_", "understudy_mirror_", "understudy_home_")
     assert ours == {name for name in explained if not name.startswith(elsewhere)} - OF_POOLS_BALANCED_BY_LOAD
+
+
+async def _answer(clients: Clients, request: Any) -> ClientView:
+    """What a client saw of this request, as soon as it has its answer."""
+    shown: Callable[[], ClientView | None] = lambda: next((s for s in clients.seen if s.request == request), None)  # noqa: E731
+    found: ClientView = await until(shown, 40, f"the answer to {request}")
+    return found
 
 
 def _of_envoy() -> set[str]:

@@ -6,6 +6,7 @@ What a test waited by its own clock, the trace must tell within the error that i
 import asyncio
 import contextlib
 import itertools
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -138,7 +139,8 @@ async def test_the_time_is_in_the_phase_that_was_held_up_whatever_one_members_cl
         frozen = time.monotonic()
         looked = await _while_not(lambda: _lost(world, "m1"), "the table names it lost")
         found = time.monotonic()
-        assert "misses its pulse" in (await world.table()).lost["m1"].cause
+        # On a busy machine the probe may be the first to go without an answer.
+        assert re.search("misses its pulse|silent at", (await world.table()).lost["m1"].cause)
         trace = await world.takeover("m1", boot)
         pool.members["m1"].signal(signal.SIGCONT)
         lengths = seconds(trace["path"])

@@ -21,8 +21,8 @@ class AdsNode:
     ``seen`` lists the short names of the answers in their order, ``routes`` the contents of those that are routes.
     """
 
-    def __init__(self, address: str, pool: str, listen: str = "127.0.0.1:10000") -> None:
-        self.address, self.pool, self.listen = address, pool, listen
+    def __init__(self, address: str, pool: str, listen: str = "127.0.0.1:10000", name: str = "") -> None:
+        self.address, self.pool, self.listen, self.name = address, pool, listen, name or f"front-{id(self):x}"
         self.versions: dict[str, str] = {}
         self.raw: dict[str, list[bytes]] = {}
         self.seen: list[str] = []
@@ -41,7 +41,7 @@ class AdsNode:
 
     async def _subscribe(self, call: grpc.aio.StreamStreamCall) -> None:
         first = wire.DiscoveryRequest(type_url=types.CLUSTER)
-        first.node.id, first.node.cluster = f"front-{id(self):x}", self.pool
+        first.node.id, first.node.cluster = self.name, self.pool
         first.node.metadata["understudy"] = {"listen": self.listen}
         await call.write(first.SerializeToString())
         await call.write(wire.DiscoveryRequest(type_url=types.LISTENER).SerializeToString())
@@ -104,6 +104,16 @@ class AdsNode:
                 names = [entry.name for entry in route.route.weighted_clusters.clusters]
                 return [tuple(name.rpartition("/")[2].split("+")) if "/order/" in name else () for name in names]
         return []
+
+
+class RefusingNode(AdsNode):
+    """A front Envoy that refuses everything, with its name as the reason."""
+
+    async def _take(self, call: grpc.aio.StreamStreamCall, answer: wire.DiscoveryResponse) -> None:
+        refusal = wire.DiscoveryRequest(type_url=answer.type_url, response_nonce=answer.nonce)
+        refusal.error_detail.code, refusal.error_detail.message = 13, self.name
+        await call.write(refusal.SerializeToString())
+        self.seen.append(types.short_name(answer.type_url))
 
 
 @contextlib.asynccontextmanager

@@ -69,7 +69,7 @@ def test_a_write_without_an_answer_may_have_had_its_effect_or_not(content):
     result = check_history(history, {**CLEAN_END, "b": content}, KILLING)
     assert (result.lost_writes, result.duplicated_writes, result.unexplained_items) == (0, 0, 0)
     assert result.failed_requests == 1
-    assert result.failures == ("write b: reset",)
+    assert result.failures == ("write b: reset after 0.0 s, attempts 1",)
 
 
 def test_content_of_another_session_is_found():
