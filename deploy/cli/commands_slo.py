@@ -100,12 +100,12 @@ def slo(
 
     end = time.time_ns()
     start = end - window * 10**9
-    spec, evidence = _gather(spec_file, source, pool, etcd, 2 * start - end, end)
+    spec, evidence, degraded = _gather(spec_file, source, pool, etcd, 2 * start - end, end)
     targets = targets_of(spec.objectives)
     now, before = reviews(evidence, targets, pool=spec.pool, slots=spec.slots, start_ns=start, end_ns=end)
     if html:
         try:
-            html.write_text(page(now, before), encoding="utf-8")
+            html.write_text(page(now, before, degraded), encoding="utf-8")
         except OSError as error:
             raise DeployError(f"--html {html}: cannot be written: {error.strerror}") from None
     if statement:
@@ -113,8 +113,8 @@ def slo(
 
         show(
             output,
-            of_drills.as_json(now),
-            lambda _: of_drills.StatementDrawing(now),
+            of_drills.as_json(now, degraded),
+            lambda _: of_drills.StatementDrawing(now, degraded),
             lambda view: [row["name"] for row in view["failures"]],
         )
         return
@@ -136,8 +136,8 @@ def _gather(
     etcd: EtcdOptions,
     since: int,
     until: int,
-) -> "tuple[PoolSpec, Evidence]":
-    """The pool's spec, and what is known of the window."""
+) -> "tuple[PoolSpec, Evidence, list[str] | None]":
+    """The pool's spec, what is known of the window, and what is degraded now; None with evidence from elsewhere."""
     from understudy.deploy.inspect.review_inputs import evidence_from
     from understudy.statesync.pool.spec_reader import load_spec
 
@@ -148,28 +148,30 @@ def _gather(
             raise DeployError(f"--pool {pool}: the spec in {spec_file} is for pool {spec.pool!r}")
         pool = spec.pool
     if not source:
-        read, found = asyncio.run(_ask(etcd, pool, since, until, traces=True))
-        return spec or read, found
+        read, found, degraded = asyncio.run(_ask(etcd, pool, since, until, traces=True))
+        return spec or read, found, degraded
     found, refused = evidence_from(source, since, until)
     if refused:
         say(f"understudy: {refused}", err=True)
-    return spec or asyncio.run(_ask(etcd, pool, since, until, traces=False))[0], found
+    return spec or asyncio.run(_ask(etcd, pool, since, until, traces=False))[0], found, None
 
 
 async def _ask(
     etcd: EtcdOptions, pool: str | None, since: int, until: int, *, traces: bool
-) -> "tuple[PoolSpec, Evidence]":
+) -> "tuple[PoolSpec, Evidence, list[str]]":
+    from understudy.deploy.inspect.present_state import read_degraded
     from understudy.deploy.inspect.query import connect, read_pool, require_pool
     from understudy.deploy.inspect.review_inputs import Evidence, read_evidence
 
     place = locate_pool(etcd, pool)
     async with connect(place.etcd) as client:
-        state, _ = await read_pool(client, place.pool)
-    require_pool(state, place.etcd)
-    if state.spec is None:
-        raise DeployError(f"pool {place.pool!r} has no spec")
+        state, revision = await read_pool(client, place.pool)
+        require_pool(state, place.etcd)
+        if state.spec is None:
+            raise DeployError(f"pool {place.pool!r} has no spec")
+        degraded = await read_degraded(client, state, revision) if traces else []
     addresses = [at.record.http for at in state.controls.values()]
     evidence = await read_evidence(addresses, since, until) if traces else Evidence()
     for fault in evidence.unasked:
         say(f"understudy: the requests that Envoys reported to this control server are missing: {fault}", err=True)
-    return state.spec.record, evidence
+    return state.spec.record, evidence, degraded

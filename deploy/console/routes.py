@@ -285,7 +285,10 @@ class _Console:
         state, _ = self._feed(request).records()
         window = _seconds(request.query.get("window", "30d"))
         review = await reading.review_of(state, window, of_all=self._sees_all(request))
-        text = await asyncio.to_thread(review_page, review)
+        problems = (await self._feed(request).frame()).overview["problems"]
+        text = await asyncio.to_thread(
+            review_page, review, degraded=[f"{one['text']}: {one['command']}" for one in problems]
+        )
         return web.Response(text=text, content_type="text/html", headers={"Content-Security-Policy": REVIEW_POLICY})
 
     async def _envoys(self, request: web.Request) -> web.Response:

@@ -9,34 +9,13 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-
-import aiohttp
 
 from understudy.deploy.common.errors import DeployError
 from understudy.deploy.common.layout import HELD_FILE, Layout, hold
 from understudy.deploy.drill.fault_injectors import running_pids
-from understudy.deploy.local.etcd_join import expect
+from understudy.deploy.local.etcd_join import LocalEtcd, add, etcds_of
 from understudy.deploy.local.several_pools import layouts_of
-
-ADD_TIMEOUT = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class LocalEtcd:
-    """A member of etcd of a local pool: its process, its client and peer URL, and its site."""
-
-    name: str
-    client: str
-    peer: str
-    site: str
-
-
-def etcds_of(layout: Layout) -> list[LocalEtcd]:
-    """The members of etcd of a local pool."""
-    places = zip(layout.etcd_names, layout.etcd, layout.etcd_peers, layout.etcd_sites, strict=True)
-    return [LocalEtcd(*place) for place in places]
 
 
 def larger_site(layout: Layout) -> tuple[str, LocalEtcd]:
@@ -104,16 +83,8 @@ class LostSite:
         The member must be down. Its data is deleted.
         """
         shutil.rmtree(self.data_of(etcd), ignore_errors=True)
-        url = f"{self.left.client}/v3/cluster/member/"
-        try:
-            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ADD_TIMEOUT)) as http:
-                members = await _ask(http, f"{url}list", {})
-                if not any(etcd.peer in one["peerURLs"] for one in members):
-                    members = await _ask(http, f"{url}add", {"peerURLs": [etcd.peer]})
-        except (aiohttp.ClientError, TimeoutError) as error:
-            return f"etcd did not add {etcd.name}: {error or 'timeout'}"
-        cluster = [(one.get("name") or etcd.name, one["peerURLs"][0]) for one in members]
-        expect(self._directory, etcd.name, ",".join(f"{name}={peer}" for name, peer in cluster))
+        if refusal := await add(self._directory, etcd, self.left.client):
+            return refusal
         self.release(etcd.name)
         return ""
 
@@ -124,13 +95,3 @@ class LostSite:
         for pid in pids.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-
-
-async def _ask(http: aiohttp.ClientSession, url: str, body: dict[str, list[str]]) -> list[dict[str, list[str]]]:
-    """The members of etcd, from an answer of its JSON gateway. Raises ``aiohttp.ClientError`` if it refuses."""
-    async with http.post(url, json=body) as answer:
-        said = await answer.json(content_type=None)
-        if answer.status != 200:
-            raise aiohttp.ClientError(str(said.get("message") or said.get("error")))
-        members: list[dict[str, list[str]]] = said["members"]
-        return members

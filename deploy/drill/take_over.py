@@ -21,11 +21,11 @@ from understudy.deploy.drill.conditions import (
     members_of_site,
 )
 from understudy.deploy.drill.drill import COOL_DOWN, Drill, to_its_end
-from understudy.deploy.drill.lost_site import LocalEtcd, LostSite
+from understudy.deploy.drill.lost_site import LostSite
 from understudy.deploy.drill.measure import ClientMeasure, InjectedFault, LoadMeasure
 from understudy.deploy.drill.record import DrillRecorder
 from understudy.deploy.drill.settings import DrillResult, DrillSettings
-from understudy.deploy.local.etcd_join import joined
+from understudy.deploy.local.etcd_join import LocalEtcd, joined
 from understudy.deploy.local.local_pool import find_etcd
 from understudy.deploy.operate.lone_etcd import EtcdData
 from understudy.deploy.operate.site_take_over import Estimate, Login, check, estimate, take_over

@@ -391,11 +391,13 @@ def sites_table(view: View, now: float) -> RenderableType:
         if (lag := row["lag"])
     ]
     shares = [Text(_share(site, said)) for site, said in view["front_requests"].items()]
-    problems = [
-        Text(f"! {one['what']}{_so_far(one['since'], now)}: {one['remedy']}", style="yellow")
-        for one in view["degraded"]
-    ]
+    problems = [Text(f"! {problem_text(one, now)}", style="yellow") for one in view["degraded"]]
     return Group(heading, *last_known_lines(view["last_known"]), table, *lags, *graded, *shares, *problems)
+
+
+def problem_text(one: Mapping[str, Any], now: float) -> str:
+    """One of what is ``degraded``: what it is, for how long so far, and what ends it."""
+    return f"{one['what']}{_so_far(one['since'], now)}: {one['remedy']}"
 
 
 def _switched(switch: Mapping[str, Any], now: float) -> str:

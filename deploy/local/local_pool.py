@@ -5,7 +5,9 @@ running. Everything that can be checked is checked before the first process star
 directory is unused. At the end all processes are stopped in reverse order.
 """
 
+import asyncio
 import fcntl
+import functools
 import importlib.util
 import json
 import logging
@@ -25,7 +27,7 @@ from understudy.deploy.common.layout import (
 )
 from understudy.deploy.common.operator import this_operator
 from understudy.deploy.data.apply import apply_spec
-from understudy.deploy.local.etcd_join import joining
+from understudy.deploy.local.etcd_join import Rejoin, etcds_of, joining
 from understudy.deploy.local.local_layout import ETCD_PEERS_FILE, LocalSettings, plan_layout
 from understudy.deploy.local.ports import PortPicker
 from understudy.deploy.local.processes import (
@@ -94,6 +96,7 @@ class LocalPool:
         self.layout = plan_layout(settings, self._ports)
         self.processes = Processes(self._write_processes, self.placed, self._is_held)
         self._lock: IO[str] | None = None
+        self._rejoining: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         self._lock = _lock_directory(self.settings.directory)
@@ -107,6 +110,8 @@ class LocalPool:
 
     async def __aexit__(self, *_: object) -> None:
         try:
+            if self._rejoining is not None:
+                self._rejoining.cancel()
             await self.processes.__aexit__(None, None, None)
         finally:
             self._ports.close()
@@ -132,7 +137,11 @@ class LocalPool:
         return joining(program, self.settings.directory)
 
     def _is_held(self, name: str) -> bool:
-        return is_held(self.settings.directory, name)
+        return is_held(self.settings.directory, name) or self._rejoin.must_wait(name)
+
+    @functools.cached_property
+    def _rejoin(self) -> Rejoin:
+        return Rejoin(self.settings.directory, etcds_of(self.layout), lambda name: not self.processes[name].pid)
 
     def running(self) -> tuple[Process, ...]:
         """The processes that run."""
@@ -144,7 +153,10 @@ class LocalPool:
         self._say("starting etcd ...")
         if len(first) > 1:
             write_atomically(self.settings.directory / ETCD_PEERS_FILE, json.dumps(self.layout.etcd_peers))
-        await self.processes.start(*first)
+        self.processes.launch(*first)
+        self._rejoining = asyncio.create_task(self._rejoin.run(), name="etcd members join again")
+        await self.processes.ready(*(program.name for program in first))
+        self._rejoin.formed = True
         async with EtcdClient(self.layout.etcd) as client:
             await self.apply_specs(client)
         self._say("starting control server, members and front Envoy ...")

@@ -112,8 +112,8 @@ def last_line(log: Path, since: int = 0) -> str:
 class Processes:
     """A set of supervised programs. Use as an async context manager: leaving it stops everything.
 
-    ``placed`` changes a program before each start, such as to run it in another network. While ``held`` is true of the
-    name of a program that ended, it is not started again.
+    ``placed`` changes a program before each start, such as to run it in another network. While ``held`` is true of a
+    program's name, it is not started.
     """
 
     def __init__(
@@ -209,6 +209,8 @@ class Processes:
     async def _supervise(self, process: Process) -> None:
         backoff = Backoff(FIRST_DELAY, LONGEST_DELAY)
         while True:
+            while self._held(process.name):  # noqa: ASYNC110 - a file of another process
+                await asyncio.sleep(POLL_INTERVAL)
             born = time.monotonic()
             reason = await self._run_once(process)
             process.pid = 0
@@ -219,8 +221,6 @@ class Processes:
                 backoff.reset()
             self._set(process, ProcessState.WAITING, reason)
             await asyncio.sleep(backoff.next())
-            while self._held(process.name):  # noqa: ASYNC110 - a file of another process
-                await asyncio.sleep(POLL_INTERVAL)
             process.restarts += 1
             self._set(process, ProcessState.STARTING, reason)
 

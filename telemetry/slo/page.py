@@ -6,13 +6,14 @@ content security policy in the page forbids scripts and downloads.
 """
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from understudy.telemetry.slo import plots
 from understudy.telemetry.slo.model import MOST_PICTURED, Figure, Review, State
-from understudy.telemetry.slo.statement import caveat, statement
+from understudy.telemetry.slo.statement import caveat, present, statement
 from understudy.telemetry.slo.view import change_told, left_out_told, requests_told, share_told, verdict, when
 from understudy.telemetry.timing.duration import length
 
@@ -26,8 +27,11 @@ _CLASS = {
 _SIGN = {State.MET: "✓", State.MISSED: "✗", State.NOT_SHOWN: "…", State.NO_DATA: "?", State.NOT_JUDGED: "-"}
 
 
-def page(review: Review, before: Review | None = None) -> str:
-    """The whole page; ``before`` is the review of the window before it, to compare with."""
+def page(review: Review, before: Review | None = None, degraded: Sequence[str] | None = None) -> str:
+    """The whole page; ``before`` is the review of the window before it, to compare with.
+
+    ``degraded``: what is degraded in the pool now, each in words; None if it is not known.
+    """
     return (
         _templates()
         .get_template("review.html")
@@ -45,6 +49,8 @@ def page(review: Review, before: Review | None = None) -> str:
             waterfall=plots.waterfall,
             statement=statement(review.failovers),
             caveat=caveat(),
+            present=present(degraded),
+            degraded=degraded or (),
         )
     )
 

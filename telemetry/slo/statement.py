@@ -142,11 +142,15 @@ def _drills(count: int) -> str:
     return "1 drill" if count == 1 else f"{count} drills"
 
 
-def as_json(review: Review) -> dict[str, Any]:
-    """The statement for machines. What is not shown is null."""
+def as_json(review: Review, degraded: Sequence[str] | None = None) -> dict[str, Any]:
+    """The statement for machines. What is not shown is null.
+
+    ``degraded``: what is degraded in the pool now, each in words; None if it is not known.
+    """
     return {
         "pool": review.pool,
         "drills_needed": needed(),
+        "degraded_now": None if degraded is None else list(degraded),
         "failures": [
             {
                 **dataclasses.asdict(row.failure),
@@ -167,6 +171,8 @@ class StatementDrawing:
     """The statement as ``rich`` draws it."""
 
     review: Review
+    degraded: Sequence[str] | None = None
+    """What is degraded in the pool now; None if it is not known."""
 
     def __rich_console__(self, _console: Console, _options: ConsoleOptions) -> RenderResult:
         """Draw it as wide as the console is."""
@@ -180,11 +186,20 @@ class StatementDrawing:
         yield Text(f"pool {self.review.pool}: measured by drills in the window", style="bold")
         yield table
         yield Text(caveat(), style="dim")
+        yield Text(present(self.degraded), style="yellow" if self.degraded else "")
+        for problem in self.degraded or ():
+            yield Text(f"! {problem}", style="yellow")
 
 
 def caveat() -> str:
     """What the statement rests on, in words."""
-    return (
-        f"A p99 is claimed after {needed()} drills. All of this holds for a pool in which nothing is degraded before: "
-        "'understudy status' and 'understudy site status' show whether that is so now."
-    )
+    return f"A p99 is claimed after {needed()} drills. All of this holds for a pool in which nothing is degraded."
+
+
+def present(degraded: Sequence[str] | None) -> str:
+    """Whether that is so now, in words; None: it is not known."""
+    if degraded is None:
+        return "'understudy status' and 'understudy site status' show what is degraded now."
+    if not degraded:
+        return "Nothing is degraded now."
+    return "Something is degraded now, so more may be lost, or clients may wait longer:"

@@ -428,7 +428,17 @@ async def a_drill_of_a_pool_that_is_not_at_rest_changes_nothing(scene: Running) 
     assert "nothing was changed" in said
     assert "cart-1 is drained" in said
     assert (await scene.state()).members["cart-2"].record.boot == state.members["cart-2"].record.boot
+
+    async def degraded() -> str:
+        return " ".join((await scene.review("--statement"))[1]["degraded_now"])
+
+    async def told() -> bool:
+        return "understudy undrain cart-1" in await degraded()
+
+    await until(told, 60, "the statement says that a member is away", every=1)
     await scene.etcd.delete(state.keys.intent("cart-1"))
+    await scene.ready()
+    assert "cart-1" not in await degraded()
 
 
 async def a_control_server_is_killed(scene: Running) -> None:

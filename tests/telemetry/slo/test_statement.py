@@ -1,13 +1,15 @@
 """The statement of recovery says what drills measured, and no more."""
 
+import io
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from understudy.telemetry.slo.judgement import review
 from understudy.telemetry.slo.model import Failover, Targets
 from understudy.telemetry.slo.page import page
-from understudy.telemetry.slo.statement import NOT_SHOWN, as_json, statement
+from understudy.telemetry.slo.statement import NOT_SHOWN, StatementDrawing, as_json, statement
 
 SITE = Failover("aa", "cart", False, 1, 900.0, drill="site", requests=500, gap_ms=700.0, lost_replicas=0)
 
@@ -52,3 +54,24 @@ def test_the_page_and_the_json_have_every_failure():
     for failure in as_json(found)["failures"]:
         assert f"<td>{failure['name']}</td>" in html
     assert "worst 700 ms (1 drill)" in html
+
+
+@pytest.mark.parametrize(
+    ("degraded", "told"),
+    [
+        (None, "'understudy status' and 'understudy site status' show what is degraded now."),
+        ([], "Nothing is degraded now."),
+        (["site <east> lacks members: start them"], "Something is degraded now, so more may be lost"),
+    ],
+)
+def test_the_statement_stands_beside_the_present_state(degraded, told):
+    found = review([SITE], Targets(), pool="cart", start_ns=0, end_ns=10, slots=4)
+
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(StatementDrawing(found, degraded))
+    text, html = console.export_text(), page(found, degraded=degraded)
+    assert told in text
+    assert told.replace("'", "&#39;") in html
+    assert as_json(found, degraded)["degraded_now"] == degraded
+    assert text.count("! site <east> lacks members: start them") == len(degraded or ())
+    assert html.count("<li>site &lt;east&gt; lacks members: start them</li>") == len(degraded or ())
