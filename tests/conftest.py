@@ -47,7 +47,7 @@ LONG = {
 LONG_FOLDERS = {"faults", "replicas", "frameworks"}
 """Folders of such tests."""
 _gc_unfreeze = gc.unfreeze
-WORKERS = 5
+WORKERS = 4
 """Workers at the least: a test with real servers waits for most of its time.
 
 Seven are a tenth quicker on two quick cores. Where cores are slow or shared, the programs of seven wait for each other

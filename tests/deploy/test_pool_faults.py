@@ -368,6 +368,7 @@ async def test_service_goes_on_while_the_control_server_is_dead_and_resumes_afte
             await until(lambda: envoy_pid(scene) not in (0, pid), timeout=30, what="another Envoy runs")
 
 
+@pytest.mark.nightly
 async def test_a_whole_site_goes_offline_and_comes_back_and_nobody_notices(tmp_path: Path) -> None:
     async with under_load(tmp_path, members=4, sites=("east", "west")) as scene:
         place = ("--etcd", ",".join(scene.pool.etcd_endpoints), "--pool", "cart")

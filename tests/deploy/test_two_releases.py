@@ -159,6 +159,7 @@ async def released_pool(home: Path, released: Path, monkeypatch: pytest.MonkeyPa
             yield releases
 
 
+@pytest.mark.nightly
 async def test_a_pool_is_upgraded_and_rolled_back_member_by_member_and_no_client_notices(
     tmp_path: Path, released: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

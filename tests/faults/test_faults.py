@@ -52,7 +52,8 @@ async def test_every_promise_holds_under_random_faults(takeover, seed, tmp_path)
     assert result.faults
 
 
-@pytest.mark.parametrize("takeover", [pytest.param("fast", marks=pytest.mark.nightly), "lease"])
+@pytest.mark.nightly
+@pytest.mark.parametrize("takeover", ["fast", "lease"])
 async def test_every_class_of_durability_keeps_its_promise_under_random_faults(takeover, seed, tmp_path):
     faults = faults_for_this_etcd(REPLICA_FAULTS)
     async with fault_pool(takeover=takeover, home=tmp_path, more="durability: replicas") as pool:

@@ -31,6 +31,7 @@ async def played(program: str, *arguments: str) -> tuple[int, str]:
     return process.returncode or 0, output.decode()
 
 
+@pytest.mark.nightly
 async def test_late_copies_of_a_request_do_nothing_whatever_part_of_a_member_stood_still(tmp_path: Path) -> None:
     code, output = await played("front_shapes", "--quick", "--dir", str(tmp_path))
     assert code == 0, output

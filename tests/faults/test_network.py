@@ -57,6 +57,7 @@ async def _taken(caller: Caller, member: str) -> bool:
     return (await caller.put(member, "meanwhile", "v"))[0] in (200, 201)
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not LIBRARY.exists(), reason=NO_LIBRARY)
 async def test_a_wall_clock_that_jumps_by_minutes_moves_nothing_and_breaks_nothing(tmp_path):
     async with fault_pool(takeover="lease", clocks=True, home=tmp_path) as pool, judged_clients(pool):

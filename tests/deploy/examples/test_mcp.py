@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import aiohttp
 import pytest
 
+from tests.harness.examples import NIGHTLY
 from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.waiting import until
 from understudy.deploy.inspect.query import read_pool
@@ -27,7 +28,7 @@ from understudy.statesync.pool.spec import PoolSpec, SessionKey
 mcp = pytest.importorskip("mcp", reason="the official SDK is not installed: pip install 'understudy[frameworks]'")
 pytestmark = pytest.mark.heavy
 T = TypeVar("T")
-SESSIONS = 1000
+SESSIONS = 1000 if NIGHTLY else 300
 AT_ONCE = 8
 CALLS_A_SECOND = 20
 NOTES = "notes"

@@ -64,10 +64,10 @@ class TwoSites:
             await until(accepted, what=f"west accepts {value}")
 
     def lose_east(self) -> None:
-        """Kill everything on east."""
-        self.pool.kill("cart-e")
+        """Kill everything on east; etcd first, so that no member on west takes over before its majority is gone."""
         for member in self.east:
             member.kill()
+        self.pool.kill("cart-e")
 
     async def take_over(self, *more: str) -> tuple[int, str]:
         """Run ``site take-over west``."""
