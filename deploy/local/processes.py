@@ -211,6 +211,9 @@ class Processes:
         while True:
             while self._held(process.name):  # noqa: ASYNC110 - a file of another process
                 await asyncio.sleep(POLL_INTERVAL)
+            if process.state is ProcessState.WAITING:
+                process.restarts += 1
+                self._set(process, ProcessState.STARTING, process.reason)
             born = time.monotonic()
             reason = await self._run_once(process)
             process.pid = 0
@@ -221,8 +224,6 @@ class Processes:
                 backoff.reset()
             self._set(process, ProcessState.WAITING, reason)
             await asyncio.sleep(backoff.next())
-            process.restarts += 1
-            self._set(process, ProcessState.STARTING, reason)
 
     async def _run_once(self, process: Process) -> str:
         """Run the program until it ends. Returns why it ended, or why it could not be run."""

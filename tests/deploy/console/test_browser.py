@@ -475,6 +475,8 @@ async def test_hostile_text_stays_text_on_every_page(desk: Desk) -> None:
                 await desk.open(window, path, page)
                 if path in told_on:
                     await page.locator("main", has_text=HOSTILE[1]).wait_for()
+                    await page.evaluate(AXE)
+                    assert await axe_faults(page) == [], path
                 assert await page.evaluate("window.taken ?? 0") == 0
                 assert await page.locator("img, main svg:not(.bar, .line), main script").count() == 0
                 assert await violations(page) == []
@@ -549,6 +551,61 @@ async def events_of(stream: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, 
             fields = {}
 
 
+async def test_explain_says_who_serves_a_session_that_a_client_has(desk: Desk) -> None:
+    await settled(desk.pool.layout, desk.etcd)
+    async with desk.window() as window:
+        page = await desk.open(window, "explain")
+        made = await page.request.post(f"{desk.pool.layout.front_url}/cart")
+        key, served_by = made.headers["x-session-id"], made.headers["x-served-by"]
+        for asked, read_as in (
+            (key, "a key"),
+            (f"sid={key}", "the cookie sid"),
+            (f"X-Session-Id: {key}", "the header"),
+        ):
+            await page.locator("input[name=key]").fill(asked)
+            await page.keyboard.press("Enter")
+            shown = page.locator("main .card", has_text=re.compile(rf"Read as\s*{read_as}"))
+            await shown.wait_for()
+            told = await shown.inner_text()
+            assert re.search(rf"Active\s+{served_by}, epoch \d+", told, re.IGNORECASE), told
+            assert re.search(r"Session\s+\d+ bytes of application/json", told, re.IGNORECASE), told
+        await page.locator("h2", has_text="Changes of active of this slot").wait_for()
+    assert desk.said == []
+
+
+async def test_acts_on_members_and_sites_are_audited_as_by_their_commands(desk: Desk) -> None:
+    await settled(desk.pool.layout, desk.etcd)
+    headers = {"X-Understudy-Console": "act", "Origin": desk.base.removesuffix("/console/cart/")}
+    steps = [
+        ("drain", "cart-2", "2h", ("--for", "2h", "--wait", "0")),
+        ("undrain", "cart-2", "", ()),
+        ("site offline", "east", "2h", ("--for", "2h")),
+        ("site online", "east", "", ()),
+    ]
+
+    async def newest() -> dict[str, Any]:
+        return json.loads((await command(desk, "audit", "-o", "json"))[1])["records"][-1]
+
+    at_the_page, by_command = [], []
+    async with desk.window() as window:
+        page = await desk.open(window, "members")
+        for act, target, duration, _ in steps:
+            wish = {"act": act, "target": target, "duration": duration, "reason": "same", "who": "anna"}
+            done = await page.request.post(f"{desk.base}act", data=json.dumps(wish), headers=headers)
+            assert done.ok, await done.text()
+            at_the_page.append(await newest())
+    for act, target, _, more in steps:
+        code, said = await command(desk, *act.split(), target, *more, "--reason", "same")
+        assert code == 0, said
+        by_command.append(await newest())
+    for (act, target, *_), mine, theirs in zip(steps, at_the_page, by_command, strict=True):
+        assert (mine["who"], mine["what"]) == ("anna", f"{act} {target}")
+        for name in ("chain", "what", "why", "undo"):
+            assert mine[name] == theirs[name], act
+        assert mine["detail"][:10] == theirs["detail"][:10], act
+    assert desk.said == []
+
+
 async def test_a_stream_that_is_opened_again_repeats_no_event(desk: Desk) -> None:
     intent = PoolKeys("cart").site_intent("north")
     seen: list[tuple[str, str]] = []
@@ -588,4 +645,17 @@ async def test_without_its_control_server_a_page_says_since_when_it_is_stale_and
         assert "slots are served" in await page.locator(".verdict").inner_text(), "what was known stays"
         await desk.pool.processes.start_again("control-1")
         await page.locator("#live[data-mode=live]").wait_for()
+    desk.said.clear()
+
+
+async def test_without_etcd_a_page_says_for_how_long_it_has_been_silent_and_comes_back(desk: Desk) -> None:
+    async with desk.window() as window:
+        page = await desk.open(window)
+        await desk.pool.processes.terminate("etcd")
+        told = re.compile(r"Stale: etcd has been silent for \d+ s; this is the last known state")
+        await page.locator("#live-text", has_text=told).wait_for()
+        assert "slots are served" in await page.locator(".verdict").inner_text(), "what was known stays"
+        await desk.pool.processes.start_again("etcd")
+        await page.locator("#live[data-mode=live]").wait_for()
+    await settled(desk.pool.layout, desk.etcd)
     desk.said.clear()

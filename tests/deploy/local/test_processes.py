@@ -64,12 +64,16 @@ async def test_a_process_killed_by_hand_comes_back_and_its_end_is_told(tmp_path)
         assert "SIGKILL" in processes["web"].reason
 
 
-async def test_only_a_process_that_is_held_by_its_name_is_not_started_again(tmp_path):
+async def test_only_a_process_that_is_held_by_its_name_is_not_started(tmp_path):
     held = {"witness"}
     witness, other = (web(tmp_path, name) for name in ("witness", "other"))
     async with Processes(held=lambda name: name in held) as processes:
-        for one in (witness, other):
-            await processes.start(one)
+        processes.launch(witness)
+        await processes.start(other)
+        assert (processes["witness"].state, processes["witness"].pid) == (ProcessState.STARTING, 0)
+        held.clear()
+        await processes.ready("witness")
+        held.add("witness")
         first = {name: processes[name].pid for name in ("witness", "other")}
         for pid in first.values():
             os.kill(pid, signal.SIGKILL)
