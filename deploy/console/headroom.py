@@ -29,8 +29,6 @@ def headroom(found: Capacity) -> str:
         return f"{NOT_KNOWN}no member serves."
     if not worst.survivors:
         return f"The load has no other member if {worst.name} goes."
-    if worst.slots_without:
-        return f"If {worst.name} goes, {worst.slots_without} slots have no other member."
     of = "" if found.application else " That is the CPU of the sidecars alone."
     if found.fits:
         return f"Any one member can go: the busiest of the others would use {_percent(worst)} of its CPUs.{of}"

@@ -91,7 +91,7 @@ def capacity_table(view: View) -> RenderableType:
         cells = ("none left", "", "", "") if busiest is None else _cells(busiest)
         fits = "yes" if loss["fits"] else "no"
         if loss["slots_without"]:
-            fits = f"no: {loss['slots_without']} slots have no other member"
+            fits += f"; {loss['slots_without']} slots are read from etcd"
         table.add_row(f"{loss['level']} {loss['name']}", str(len(loss["members"])), *cells, fits)
     notes = [f"a member may use {100 * view['usable']:.0f} % of its CPUs"]
     if not view["application"]:

@@ -6,7 +6,7 @@ goes with the slots, so neither changes when members go.
 """
 
 from collections.abc import Callable, Mapping
-from math import ceil
+from math import ceil, inf
 
 import msgspec
 
@@ -40,7 +40,10 @@ class Survivor(msgspec.Struct, frozen=True):
 
 
 class Loss(msgspec.Struct, frozen=True):
-    """One loss: what goes, which members these are, what is left, and how many slots would have no member."""
+    """One loss: what goes, which members these are, and what is left.
+
+    ``slots_without``: slots that no survivor has a copy of. Others read them from etcd.
+    """
 
     level: str
     name: str
@@ -50,8 +53,8 @@ class Loss(msgspec.Struct, frozen=True):
 
     @property
     def fits(self) -> bool:
-        """Whether the survivors can carry the load, with a member for every slot."""
-        return bool(self.survivors) and not self.slots_without and all(one.fits for one in self.survivors)
+        """Whether the survivors can carry the load."""
+        return bool(self.survivors) and all(one.fits for one in self.survivors)
 
     @property
     def worst(self) -> float:
@@ -131,22 +134,27 @@ def too_busy_without(cluster: ClusterState, load: PoolLoad, member: str) -> str:
 def _loss(cluster: ClusterState, load: PoolLoad, serving: list[str], level: str, name: str, gone: set[str]) -> Loss:
     left = [member for member in serving if member not in gone]
     moved: dict[str, list[SlotMeasure]] = {member: [] for member in left}
-    without = 0
+    alone: list[SlotMeasure] = []
     for slot, order in enumerate(cluster.table.orders if cluster.table else ()):
         if cluster.serving_owner(slot) not in gone:
             continue
         heir = next((member for member in order if member in moved), None)
-        if heir is None:
-            without += 1
-        else:
-            moved[heir].append(load.slots.get(slot, NO_MEASURE))
+        (alone if heir is None else moved[heir]).append(load.slots.get(slot, NO_MEASURE))
+    for measure in alone if left else ():
+        moved[min(left, key=lambda member: _part_used(load, member, moved[member]))].append(measure)
     survivors = []
     for member in left:
         known, more = load.members[member], moved[member]
         cpu, cpus = known.report.cpu, known.report.cpus
         calls = known.calls + sum(one.calls for one in more)
         survivors.append(Survivor(member, cpu, cpu + sum(one.cpu for one in more), cpus, calls))
-    return Loss(level, name, tuple(sorted(gone)), tuple(survivors), without)
+    return Loss(level, name, tuple(sorted(gone)), tuple(survivors), len(alone))
+
+
+def _part_used(load: PoolLoad, member: str, more: list[SlotMeasure]) -> float:
+    """The part of a member's CPUs that it uses with these slots too."""
+    report = load.members[member].report
+    return (report.cpu + sum(one.cpu for one in more)) / report.cpus if report.cpus else inf
 
 
 def _wanted(load: PoolLoad, serving: list[str]) -> int:

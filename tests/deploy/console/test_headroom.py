@@ -27,7 +27,7 @@ def loss(name: str, *cpu_then: float, without: int = 0, level: str = "member") -
             "Any one member can go: the busiest of the others would use 50 % of its CPUs.",
         ),
         ([loss("a")], "The load has no other member if a goes."),
-        ([loss("a", 0.1, without=3)], "If a goes, 3 slots have no other member."),
+        ([loss("a", 0.2, without=3)], "Any one member can go: the busiest of the others would use 10 % of its CPUs."),
         ([], "Room for the loss of a member is not known: no member serves."),
     ],
 )

@@ -135,7 +135,14 @@ def test_a_site_that_is_well_goes_out_with_its_end_in_the_audit_log() -> None:
 def loss(cpus: float, *then: float) -> dict[str, Any]:
     survivors = [{"cpu_then": one, "cpus": cpus} for one in then]
     worst = max(then) / cpus
-    return {"level": "site", "name": "east", "survivors": survivors, "fits": worst <= 0.8, "worst": worst}
+    return {
+        "level": "site",
+        "name": "east",
+        "survivors": survivors,
+        "fits": worst <= 0.8,
+        "worst": worst,
+        "slots_without": 0,
+    }
 
 
 @pytest.mark.parametrize(
@@ -145,6 +152,7 @@ def loss(cpus: float, *then: float) -> dict[str, Any]:
         (loss(2, 0.8, 0.9), "the other members could not lose one more: they would need 1.7 of 2 CPUs"),
         (loss(2, 1.9, 0.1), "the busiest of the other members would use 95 % of its CPUs"),
         (loss(2, 1.5), ""),
+        ({**loss(2, 0.1), "slots_without": 3}, ""),
         ({**loss(2, 1.9), "name": "west"}, ""),
     ],
 )

@@ -76,6 +76,15 @@ def test_a_site_is_lost_as_a_whole() -> None:
     assert {one.level for one in found.losses} == {"member", "site"}
 
 
+def test_slots_whose_copies_all_go_burden_whoever_has_most_room() -> None:
+    """b and c are the west. With a table in which b's slot has its copies there alone, a carries it all the same."""
+    pool = replace(a_pool(), table=Table(1, (("a", "b"), ("a", "c"), ("b", "c"), ("c", "a"))))
+    found = capacity(pool, with_cpu(0.3))
+    (loss,) = [one for one in found.losses if (one.level, one.name) == ("site", "west")]
+    assert [(one.member, round(one.cpu_then, 6)) for one in loss.survivors] == [("a", 0.9)]
+    assert (loss.slots_without, loss.fits) == (1, True)
+
+
 def with_bytes(sizes: dict[str, int]) -> PoolLoad:
     """Little CPU, and slots whose content has these bytes at their active."""
     book = LoadBook()
