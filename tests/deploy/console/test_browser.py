@@ -522,10 +522,21 @@ async def test_a_killed_member_shows_on_the_map_and_its_failover_is_the_trace(de
         assert shown.split()[:20] == told.split()[:20], "how long it took, its error, and what moved"
         steps = await failovers.locator("tr.step").all()
         assert len(steps) >= 3
+        drawn = "[...document.querySelectorAll('#replay-map [role=gridcell]')].map(cell => cell.title)"
+        records = [at.record for at in (await read_pool(desk.etcd, "cart"))[0].failovers.values()]
+        moved = {slot: one.to for one in records if one.trace == trace for slot in one.slots}
+        assert sorted(await failovers.evaluate(drawn)) == sorted(f"slot {slot}: cart-1" for slot in moved)
         last = failovers.locator("#replay-now")
         for _ in steps:
             await failovers.locator("#replay-next").click()
         assert "has ended" in await last.inner_text()
+        assert sorted(await failovers.evaluate(drawn)) == sorted(f"slot {slot}: {to}" for slot, to in moved.items())
+        measured = json.loads((await command(desk, "trace", trace, "-o", "json"))[1])
+        claims = {round(one["start_ms"] + one["duration_ms"], 3) for one in measured["spans"] if one["name"] == "claim"}
+        told = [float(await step.locator("td").first.inner_text()) for step in steps]
+        assert told[0] == 0
+        assert set(told[1:-1]) <= claims, "each step is the end of a claim"
+        assert told[-1] == round(measured["total_ms"], 3) > 0
         assert "cart-1" in await failovers.locator("tr.step").first.inner_text()
         overview = await desk.open(window)
         await overview.locator("main", has_text="cart-1 was lost").wait_for()  # only the leader tells of it
