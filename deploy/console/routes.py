@@ -22,7 +22,7 @@ from understudy.deploy.console.feed import Feeds, PoolFeed
 from understudy.deploy.console.joined_stream import joined
 from understudy.deploy.console.load_reading import plan_values, proposal, slot_loads
 from understudy.deploy.console.render import FOLDER, render
-from understudy.deploy.console.security import REVIEW_POLICY, Access, ConsoleSettings, secure
+from understudy.deploy.console.security import Access, ConsoleSettings, secure
 from understudy.deploy.console.traffic import traffic_view
 from understudy.deploy.console.wishes import DRILL, Wish
 from understudy.deploy.data.rebalance import placement_file, plan_file
@@ -31,6 +31,7 @@ from understudy.deploy.inspect.views import failovers_view, table_view
 from understudy.statesync.etcd.client import EtcdError
 from understudy.statesync.http.http_port import OWN_PAGE, OwnPages
 from understudy.statesync.parsing.strict_json import whole_number
+from understudy.telemetry.slo.page import POLICY as STYLE_POLICY
 from understudy.telemetry.slo.page import page as review_page
 from understudy.telemetry.timing.duration import parse_duration
 from understudy.telemetry.tracing.ids import is_trace_id
@@ -48,6 +49,8 @@ ROWS_PER_PAGE = 200
 WISH_MOST = 1 << 18
 """Bytes of a request: an act may have a plan with it."""
 DRILLS_WINDOW = "90d"
+REVIEW_POLICY = f"{STYLE_POLICY}; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+"""For the page of ``understudy slo --html``."""
 _STATIC = frozenset(path.name for path in (FOLDER / "static").iterdir())
 _LONGEST_WINDOW = 366 * 86_400
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

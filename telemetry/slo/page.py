@@ -5,7 +5,9 @@ alone: states are words, and kinds of change have shapes. The templates escape e
 content security policy in the page forbids scripts and downloads.
 """
 
+import base64
 import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +28,14 @@ _CLASS = {
 }
 _SIGN = {State.MET: "✓", State.MISSED: "✗", State.NOT_SHOWN: "…", State.NO_DATA: "?", State.NOT_JUDGED: "-"}
 
+_FOLDER = Path(__file__).parent / "templates"
+_STYLE = (_FOLDER / "review.css").read_text(encoding="utf-8")
+POLICY = (
+    f"default-src 'none'; style-src 'sha256-{base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'; "
+    "img-src data:"
+)
+"""The page's Content-Security-Policy: it has one style sheet inside, known by its hash, and no script."""
+
 
 def page(review: Review, before: Review | None = None, degraded: Sequence[str] | None = None) -> str:
     """The whole page; ``before`` is the review of the window before it, to compare with.
@@ -37,6 +47,8 @@ def page(review: Review, before: Review | None = None, degraded: Sequence[str] |
         .get_template("review.html")
         .render(
             review=review,
+            policy=POLICY,
+            style=_STYLE,
             before=before,
             earlier={figure.key: figure for figure in before.figures} if before else {},
             verdict=verdict(review),
@@ -59,7 +71,7 @@ def page(review: Review, before: Review | None = None, degraded: Sequence[str] |
 def _templates() -> Environment:
     """The templates beside this file, compiled once, and the filters that they use."""
     templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

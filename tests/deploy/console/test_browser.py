@@ -153,6 +153,16 @@ async def test_the_browser_enforces_the_policy(desk: Desk) -> None:
     desk.said.clear()
 
 
+async def test_the_review_has_its_style_without_inline_styles_being_allowed(desk: Desk) -> None:
+    async with desk.window() as window:
+        page = await window.new_page()
+        answer = await page.goto(f"{desk.base}review")
+        assert "unsafe" not in answer.headers["content-security-policy"]
+        assert await page.locator("#verdict").evaluate("one => getComputedStyle(one).paddingLeft") != "0px"
+        assert await violations(page) == []
+    assert desk.said == []
+
+
 async def test_pages_can_be_read_without_scripts(desk: Desk) -> None:
     async with desk.window(java_script_enabled=False) as window:
         page = await window.new_page()
