@@ -180,8 +180,17 @@ async def test_a_stream_has_only_the_pools_that_its_caller_may_see(hall: Hall) -
     assert list(events[-1][1]["silent_seconds"]) == [MINE]
     assert await read_events(hall, f"pool={other}", "guarded", **anna) == (HTTPStatus.NOT_FOUND, [])
     assert (await read_events(hall, f"pool={MINE}", "guarded"))[0] == HTTPStatus.UNAUTHORIZED
-    async with aiohttp.ClientSession(headers=anna) as http, http.get(hall.url("", "guarded")) as answer:
-        page = await answer.text()
+    async with aiohttp.ClientSession(headers=anna) as http:
+        async with http.get(hall.url("", "guarded")) as answer:
+            page = await answer.text()
+        for path in ("members", "slots.json", "audit", "review"):
+            async with http.get(hall.url(f"{other}/{path}", "guarded")) as answer:
+                assert answer.status == HTTPStatus.NOT_FOUND, path
+        act = {"X-Understudy-Console": "act", "Origin": f"http://{hall.http['guarded']}"}
+        wish = json.dumps({"act": "site offline", "target": "east", "who": "anna", "reason": "no right"})
+        async with http.post(hall.url(f"{MINE}/act", "guarded"), data=wish, headers=act) as answer:
+            assert (answer.status, "no right 'operator'" in await answer.text()) == (HTTPStatus.FORBIDDEN, True)
+        assert await hall.client.get(PoolKeys(MINE).site_intent("east")) is None
     assert f"{SPEC.slots} of {SPEC.slots} slots have no living owner; 0 of 0 members serve." in page
     assert (f"/console/{MINE}/" in page, other in page) == (True, False)
     hall.programs["guarded"].kill()
