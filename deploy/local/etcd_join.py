@@ -61,6 +61,9 @@ class Rejoin:
     async def run(self) -> None:
         """Look for such members, and let one after the other join; until cancelled."""
         while True:
+            expected, _ = _expected(self._directory)
+            if expected and _has_data(self._directory, expected):
+                joined(self._directory)
             for lost in self._lost():
                 if self.must_wait(lost.name) and self._is_down(lost.name) and not is_held(self._directory, lost.name):
                     await self._join(lost)

@@ -10,7 +10,7 @@ from tests.harness.local_pools import killed_at_the_end, settled
 from tests.harness.waiting import free_port, until
 from understudy.deploy.load.history_checker import check_history
 from understudy.deploy.load.http_load import Load
-from understudy.deploy.local.etcd_join import LocalEtcd, Rejoin, expect
+from understudy.deploy.local.etcd_join import JOIN_FILE, LocalEtcd, Rejoin, expect
 from understudy.deploy.local.local_layout import LocalSettings
 from understudy.deploy.local.local_pool import LocalPool
 from understudy.statesync.etcd.client import EtcdClient, EtcdError
@@ -77,6 +77,7 @@ async def test_a_site_that_lost_everything_is_whole_again_when_its_processes_sta
             await load.close()
         assert (result.lost_writes, result.duplicated_writes, result.stale_reads) == (0, 0, 0), result.failures
         assert [one.errors for one in await etcd.status()] == [()] * 3
+        await until(lambda: not (tmp_path / JOIN_FILE).exists(), 40, "it could be lost once more")
         processes.kill(next(name for name in layout.etcd_names if name != lost))
 
         async def written() -> bool:
