@@ -246,10 +246,20 @@ def not_recovered(state: PoolState, before: Mapping[str, int], boots: Mapping[st
     rests = any(time.time() < state.rests_until(site) for site in resting)
     if resting and spec and (rests or spec.recovery != "prefer_site"):
         return ""  # by the pool's recovery, or since the site was lost twice, the site that stood in goes on
-    # A share may be one slot off, before and now.
+    # A share may be one slot off, before and now. What was more than a share before need not come back.
     now = slots_by_member(state)
-    short = [name for name, count in before.items() if now.get(name, 0) < count - 2]
+    short = [name for name, count in before.items() if now.get(name, 0) < min(count, _share(state, name)) - 2]
     return f"{', '.join(short)} without a full share of slots" if short else ""
+
+
+def _share(state: PoolState, name: str) -> float:
+    """The slots that a member has if all members of its site have as many, and its site those of its weight."""
+    places = [at.record.site for at in state.members.values()]
+    spec, site = state.spec.record if state.spec else None, state.members[name].record.site
+    weights = {one: spec.sites[one].weight for one in {*places} & {*spec.sites}} if spec else {}
+    if not sum(weights.values()):
+        return slots_of(state) / len(places)
+    return slots_of(state) * weights.get(site, 0) / sum(weights.values()) / places.count(site)
 
 
 def without_successor(before: PoolState, now: PoolState) -> str:

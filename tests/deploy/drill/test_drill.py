@@ -113,11 +113,32 @@ def test_leaders_are_struck_only_where_others_can_follow() -> None:
     assert "needs 3" in refusals(facts, DrillKind.ETCD_LEADER)[0]
 
 
+def sharing(first: int, second: int) -> PoolState:
+    """The pool at rest, with so many slots for each member."""
+    state, actives = at_rest(), ["cart-1"] * first + ["cart-2"] * second
+    state.spec = At(PoolSpec(pool="cart", slots=len(actives), copies=2), 1)
+    orders = tuple((active, "cart-2" if active == "cart-1" else "cart-1") for active in actives)
+    state.table = At(Table(1, orders), 1)
+    state.owners = {slot: At(Owner(active, f"{active}-a", 1), 1) for slot, active in enumerate(actives)}
+    return state
+
+
 def test_a_restarted_member_must_come_back_as_another_boot_and_with_its_share() -> None:
-    state, before = at_rest(), {"cart-1": 2, "cart-2": 2}
-    assert not_recovered(state, before, {}) == ""
-    assert not_recovered(state, before, {"cart-1": "cart-1-a"}) == "cart-1 is not back"
-    assert "cart-2 without a full share of slots" in not_recovered(state, {"cart-1": 2, "cart-2": 9}, {})
+    before = {"cart-1": 10, "cart-2": 10}
+    assert not_recovered(sharing(10, 10), before, {}) == ""
+    assert not_recovered(sharing(10, 10), before, {"cart-1": "cart-1-a"}) == "cart-1 is not back"
+    assert not_recovered(sharing(16, 4), before, {}) == "cart-2 without a full share of slots"
+    assert not_recovered(sharing(10, 10), {"cart-1": 6, "cart-2": 14}, {}) == "", "it had more than its share"
+
+
+@pytest.mark.parametrize(("weight", "short"), [(25, ""), (50, "cart-2 without a full share of slots")])
+def test_the_share_of_a_member_is_that_of_its_site(weight: int, short: str) -> None:
+    state = sharing(15, 5)
+    sites = {"east": SiteSpec(weight=100 - weight), "west": SiteSpec(weight=weight)}
+    state.spec = At(PoolSpec(pool="cart", slots=20, copies=2, sites=sites), 1)
+    for name, site in (("cart-1", "east"), ("cart-2", "west")):
+        state.members[name] = At(replace(state.members[name].record, site=site), 1)
+    assert not_recovered(state, {"cart-1": 12, "cart-2": 8}, {}) == short
 
 
 def on_two_sites(*, standby: str = "west") -> PoolState:
@@ -137,11 +158,12 @@ def test_a_site_is_killed_only_where_another_has_a_copy_of_all_that_it_serves() 
 
 
 def test_a_site_that_waits_for_an_operator_is_no_fault_of_the_drill() -> None:
-    state = at_rest()
+    state = sharing(16, 4)
     weights = {"east": SiteSpec(weight=100), "west": SiteSpec(weight=0)}
-    state.spec = At(PoolSpec(pool="cart", slots=4, copies=2, sites=weights), 1)
-    orders = (("cart-1", "cart-2"), ("cart-2", "cart-1")) * 2
-    before = {"cart-1": 2, "cart-2": 9}
+    state.spec = At(PoolSpec(pool="cart", slots=20, copies=2, sites=weights), 1)
+    assert state.table
+    orders = state.table.record.orders
+    before = {"cart-1": 10, "cart-2": 10}
     assert not_recovered(state, before, {}) != ""
     state.table = At(Table(1, orders, resting={"east": 100}), 1)
     assert not_recovered(state, before, {}) == ""
